@@ -1,0 +1,54 @@
+# One library per folder of src/. A target sees only the headers of the rooms it names (and of
+# those they name): each room's headers are reached through a folder of its own that holds one
+# link, so an include that points up does not compile.
+function(duet_room name)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS" ${ARGN})
+  set(gate ${CMAKE_BINARY_DIR}/rooms/${name})
+  file(MAKE_DIRECTORY ${gate})
+  if(NOT EXISTS ${gate}/${name})
+    file(CREATE_LINK ${CMAKE_SOURCE_DIR}/src/${name} ${gate}/${name} SYMBOLIC)
+  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
+  if(name STREQUAL cli)
+    list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND duet_ OUTPUT_VARIABLE deps)
+  if(sources)
+    add_library(duet_${name} STATIC ${sources})
+    target_include_directories(duet_${name} PUBLIC ${gate})
+    target_link_libraries(duet_${name} PUBLIC ${deps} PRIVATE duet_warnings ${ARG_LIBS})
+    foreach(source ${sources})
+      # A kernel file names the instruction set it is written for. No -march elsewhere: the
+      # binary starts on any x86-64 and chooses at run time.
+      if(source MATCHES "_avx2\\.cc$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+      elseif(source MATCHES "_avx512\\.cc$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512")
+      elseif(source MATCHES "_avx512bf16\\.cc$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mavx512bf16;-mprefer-vector-width=512")
+      endif()
+    endforeach()
+  else()
+    add_library(duet_${name} INTERFACE)
+    target_include_directories(duet_${name} INTERFACE ${gate})
+    target_link_libraries(duet_${name} INTERFACE ${deps})
+  endif()
+endfunction()
+
+# tests/<folder>/*.cc → one binary test_<folder>, every case a ctest of its own.
+function(duet_tests folder)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;LABELS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*.cc)
+  if(NOT sources)
+    return()
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND duet_ OUTPUT_VARIABLE deps)
+  add_executable(test_${folder} ${sources})
+  target_include_directories(test_${folder} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(test_${folder} PRIVATE
+    DUET_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" DUET_MODELS="${CMAKE_SOURCE_DIR}/models")
+  target_link_libraries(test_${folder} PRIVATE ${deps} duet_warnings GTest::gtest GTest::gmock GTest::gtest_main ${ARG_LIBS})
+  gtest_discover_tests(test_${folder} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${folder};${ARG_LABELS}")
+endfunction()

@@ -1,0 +1,94 @@
+#include "base/cpu.h"
+
+#include <sched.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace duet {
+
+const char* to_string(CpuLevel level) {
+  switch (level) {
+    case CpuLevel::kPortable: return "portable";
+    case CpuLevel::kAvx2: return "avx2";
+    case CpuLevel::kAvx512: return "avx512";
+    case CpuLevel::kAvx512Bf16: return "avx512bf16";
+  }
+  return "unknown";
+}
+
+CpuLevel parse_cpu_level(const std::string& name) {
+  for (CpuLevel level : {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+    if (name == to_string(level)) return level;
+  }
+  throw Error(ErrorKind::kInvalidArgument,
+              "CPU level '" + name + "' is unknown; use portable, avx2, avx512 or avx512bf16");
+}
+
+CpuLevel detect_cpu_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  if (!avx2) return CpuLevel::kPortable;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512vnni");
+  if (!avx512) return CpuLevel::kAvx2;
+  return __builtin_cpu_supports("avx512bf16") ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512;
+#else
+  return CpuLevel::kPortable;
+#endif
+}
+
+CpuLevel active_cpu_level() {
+  const CpuLevel best = detect_cpu_level();
+  const char* wanted = std::getenv("DUET_CPU");
+  if (!wanted || !*wanted) return best;
+  const CpuLevel level = parse_cpu_level(wanted);
+  if (level > best) {
+    throw Error(ErrorKind::kInvalidArgument, std::string("DUET_CPU=") + wanted +
+                                                 ": this machine only reaches " + to_string(best));
+  }
+  return level;
+}
+
+std::vector<CpuLevel> available_cpu_levels() {
+  std::vector<CpuLevel> levels;
+  for (CpuLevel level : {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+    if (level <= detect_cpu_level()) levels.push_back(level);
+  }
+  return levels;
+}
+
+std::vector<int> available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return {0};
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &set)) cores.push_back(core);
+  }
+  return cores;
+}
+
+bool pin_this_thread(const std::vector<int>& cores) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int core : cores) CPU_SET(core, &set);
+  return sched_setaffinity(0, sizeof(set), &set) == 0;
+}
+
+bool pin_this_thread(int core) { return pin_this_thread(std::vector<int>{core}); }
+
+std::string cpu_model_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown CPU";
+}
+
+}  // namespace duet

@@ -1,0 +1,31 @@
+// The CPU's feature levels and cores. A level is chosen once per rank at start (ranks agree on
+// the lowest); DUET_CPU forces a lower one. Every kernel is exact within a level.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace duet {
+
+enum class CpuLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16 };  // ascending; see docs/architecture.md
+
+const char* to_string(CpuLevel level);
+/// Inverse of to_string; throws Error(kInvalidArgument) that lists the valid names.
+CpuLevel parse_cpu_level(const std::string& name);
+/// The highest level this machine runs (avx2 needs FMA and F16C; avx512 needs F, BW, DQ, VL, VNNI).
+CpuLevel detect_cpu_level();
+/// detect_cpu_level() lowered by DUET_CPU; throws when DUET_CPU asks for more than the machine has.
+CpuLevel active_cpu_level();
+/// portable … up to detect_cpu_level(), for tests that run them all.
+std::vector<CpuLevel> available_cpu_levels();
+
+/// Cores this process may run on (affinity mask), ascending.
+std::vector<int> available_cores();
+/// Pins the calling thread; false when the kernel refuses (then it stays as it was).
+bool pin_this_thread(int core);
+bool pin_this_thread(const std::vector<int>& cores);
+
+/// "AMD EPYC …" from /proc/cpuinfo.
+std::string cpu_model_name();
+
+}  // namespace duet

@@ -1,0 +1,116 @@
+#include "tensor/dtype.h"
+
+#include <cstring>
+
+#include "base/error.h"
+
+// Clones for wider vectors are integer-exact, so every clone gives the same bits. Sanitizer
+// runtimes start after ifunc resolvers run, hence no clones there.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define DUET_CLONES __attribute__((target_clones("default", "avx2", "arch=skylake-avx512")))
+#else
+#define DUET_CLONES
+#endif
+
+namespace duet {
+
+size_t dtype_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32: return 4;
+    case DType::kBf16:
+    case DType::kF16: return 2;
+    case DType::kF8E4M3:
+    case DType::kI8:
+    case DType::kU8: return 1;
+    case DType::kI64: return 8;
+  }
+  return 0;
+}
+
+const char* to_string(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return "float32";
+    case DType::kBf16: return "bfloat16";
+    case DType::kF16: return "float16";
+    case DType::kF8E4M3: return "float8_e4m3";
+    case DType::kI8: return "int8";
+    case DType::kI32: return "int32";
+    case DType::kI64: return "int64";
+    case DType::kU8: return "uint8";
+  }
+  return "unknown";
+}
+
+f16_t to_f16(float v) {
+  const uint32_t u = std::bit_cast<uint32_t>(v);
+  const uint32_t sign = (u >> 16) & 0x8000u;
+  const uint32_t mag = u & 0x7fffffffu;
+  if (mag > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u | ((mag >> 13) & 0x1ffu))};
+  if (mag >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to ≥ 65536
+  if (mag < 0x38800000u) {  // below 2^-14: subnormal or zero; adding 0.5 rounds at 2^-24
+    const float shifted = std::bit_cast<float>(mag) + 0.5f;
+    return {static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u))};
+  }
+  const uint32_t rounded = mag + 0xfffu + ((mag >> 13) & 1u);
+  return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
+}
+
+float to_f32(f16_t v) {
+  const uint32_t sign = static_cast<uint32_t>(v.bits & 0x8000u) << 16;
+  const uint32_t mag = v.bits & 0x7fffu;
+  if (mag >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (mag > 0x7c00u ? 0x400000u : 0u) | ((mag & 0x3ffu) << 13));
+  if (mag < 0x400u) {  // subnormal: mag · 2^-24 is exact in f32
+    const float f = static_cast<float>(mag) * 0x1p-24f;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(f) | sign);
+  }
+  return std::bit_cast<float>(sign | ((mag << 13) + 0x38000000u));
+}
+
+DUET_CLONES void f32_to_bf16(const float* in, bf16_t* out, size_t count) {
+  const auto* src = reinterpret_cast<const uint32_t*>(in);
+  auto* dst = reinterpret_cast<uint16_t*>(out);
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t u = src[i];
+    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const uint32_t nan = (u >> 16) | 0x40u;
+    dst[i] = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  }
+}
+
+DUET_CLONES void bf16_to_f32(const bf16_t* in, float* out, size_t count) {
+  const auto* src = reinterpret_cast<const uint16_t*>(in);
+  auto* dst = reinterpret_cast<uint32_t*>(out);
+  for (size_t i = 0; i < count; ++i) dst[i] = static_cast<uint32_t>(src[i]) << 16;
+}
+
+void f32_to_f16(const float* in, f16_t* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = to_f16(in[i]);
+}
+
+void f16_to_f32(const f16_t* in, float* out, size_t count) {
+  for (size_t i = 0; i < count; ++i) out[i] = to_f32(in[i]);
+}
+
+void convert_to_f32(const void* in, DType dtype, float* out, size_t count) {
+  switch (dtype) {
+    case DType::kF32: std::memcpy(out, in, count * sizeof(float)); return;
+    case DType::kBf16: bf16_to_f32(static_cast<const bf16_t*>(in), out, count); return;
+    case DType::kF16: f16_to_f32(static_cast<const f16_t*>(in), out, count); return;
+    default: break;
+  }
+  throw Error(ErrorKind::kUnsupported, std::string("no conversion from ") + to_string(dtype) + " to float32");
+}
+
+void convert_from_f32(const float* in, DType dtype, void* out, size_t count) {
+  switch (dtype) {
+    case DType::kF32: std::memcpy(out, in, count * sizeof(float)); return;
+    case DType::kBf16: f32_to_bf16(in, static_cast<bf16_t*>(out), count); return;
+    case DType::kF16: f32_to_f16(in, static_cast<f16_t*>(out), count); return;
+    default: break;
+  }
+  throw Error(ErrorKind::kUnsupported, std::string("no conversion from float32 to ") + to_string(dtype));
+}
+
+}  // namespace duet
