@@ -1,0 +1,149 @@
+// The collectives of one rank, written once on Transport::exchange. The comm lane calls them, all
+// ranks the same ones in the same order. What always holds (the exactness contract): every
+// contribution, a rank's own included, is rounded to the wire type; sums are float32 in rank order,
+// starting from rank 0's value; an element's result depends neither on the other elements of the
+// call nor on how a batch was cut. One rank alone has no wire: nothing is rounded.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/transport.h"
+#include "tensor/arena.h"
+#include "tensor/view.h"
+
+namespace duet {
+
+enum class CollectiveKind : uint8_t {
+  kAllReduce,
+  kReduceScatter,
+  kAllGather,
+  kAllToAll,
+  kGather,
+  kBroadcast,
+  kBarrier,
+};
+inline constexpr int kCollectiveKinds = 7;
+/// "all_reduce", "reduce_scatter", …
+const char* to_string(CollectiveKind kind);
+
+/// What went over the wire since the start or the last reset_stats(). Written by the comm lane:
+/// read it while the lane is idle.
+struct CommStats {
+  struct PerKind {
+    int64_t calls = 0;
+    int64_t bytes_sent = 0;  // payload that left this rank
+    int64_t time_ns = 0;     // wall time inside the call, waiting included
+  };
+  std::array<PerKind, kCollectiveKinds> kinds{};
+  int64_t buffer_growths = 0;  // times a staging buffer had to grow after reserve(); 0 in a planned run
+  const PerKind& of(CollectiveKind kind) const { return kinds[static_cast<size_t>(kind)]; }
+  PerKind& of(CollectiveKind kind) { return kinds[static_cast<size_t>(kind)]; }
+  /// Sums over the kinds. `calls` counts collectives and must be equal on every rank.
+  PerKind total() const;
+};
+
+/// --comm-dtype: "f32"/"float32", "bf16"/"bfloat16"; throws kUnsupported for int8 and others by name.
+DType parse_wire_dtype(const std::string& name);
+
+class Communicator {
+ public:
+  /// `wire` is kF32 or kBf16, equal on all ranks; throws kUnsupported by name for others.
+  Communicator(std::unique_ptr<Transport> transport, DType wire);
+  ~Communicator();
+  Communicator(Communicator&&) noexcept;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  int local_rank() const;
+  int local_size() const;
+  DType wire() const { return wire_; }
+  const char* transport_name() const;
+
+  /// Takes the staging buffers for collectives of up to this many elements going out and coming in
+  /// on this rank (all_to_all_rows: the worst case of routing), so that no step allocates. Larger
+  /// reductions and gathers are done in pieces of kPieceElements and need no more than that.
+  void reserve(int64_t max_send_elements, int64_t max_recv_elements);
+  /// Bytes that reserve() with these figures takes, for the memory plan.
+  static int64_t staging_bytes(int ranks, DType wire, int64_t max_send_elements, int64_t max_recv_elements);
+
+  /// out[i] = wire(Σ_r wire(in_r[i])) on every rank. `out` is `in` itself or apart from it.
+  void all_reduce(std::span<const float> in, std::span<float> out);
+  /// inout[i] += wire(Σ_r wire(in_r[i])): adds the sum onto the residual stream.
+  void all_reduce_add(std::span<const float> in, std::span<float> inout);
+  /// The same on rows; strides may differ, shapes may not.
+  void all_reduce(ConstRows in, Rows out);
+  void all_reduce_add(ConstRows in, Rows inout);
+
+  /// in: [rows, width], a partial sum of every row. Rank r owns rows [row_offsets[r],
+  /// row_offsets[r + 1]) (size() + 1 offsets, from 0 to rows; slices may be uneven or empty) and gets
+  /// out = Σ_r wire(in_r), or out += that with `add`; out: [own rows, width]. The sum is *not*
+  /// rounded again: it stays with its owner and travels nowhere.
+  void reduce_scatter_rows(ConstRows in, std::span<const int64_t> row_offsets, Rows out, bool add);
+
+  /// own: [own rows, width] → out: [rows, width], every value rounded to the wire type, own rows
+  /// too. `own` may be the caller's own rows inside `out`.
+  void all_gather_rows(ConstRows own, std::span<const int64_t> row_offsets, Rows out);
+
+  /// recv_counts[r] = what rank r has for this rank; one entry per rank, own entry copied.
+  void exchange_counts(std::span<const int32_t> send_counts, std::span<int32_t> recv_counts);
+  /// send: rows grouped by destination in rank order, send_counts[r] rows for rank r; recv gets the
+  /// rows grouped by source in rank order. Values are rounded to the wire type, own rows too. The
+  /// views may hold more rows than the counts say.
+  void all_to_all_rows(ConstRows send, std::span<const int32_t> send_counts, Rows recv,
+                       std::span<const int32_t> recv_counts);
+  /// The same for bytes as they are (a token's expert ids and weights); counts are bytes.
+  void all_to_all_bytes(ConstBytes send, std::span<const int64_t> send_bytes, Bytes recv,
+                        std::span<const int64_t> recv_bytes);
+
+  /// Columns sharded over ranks, exactly as they are: own [rows, widths[rank]] → on `root`
+  /// out [rows, Σ widths] (elsewhere out is not touched). Widths may be uneven or 0.
+  void gather_rows_f32(ConstRows own, std::span<const int64_t> widths, Rows out, int root);
+
+  /// Every rank ends with root's bytes; the length travels too.
+  void broadcast(std::vector<std::byte>& data, int root);
+  /// Of a length that all ranks know.
+  void broadcast_bytes(Bytes data, int root);
+  /// all = own of rank 0, own of rank 1, …; own is equally long on every rank.
+  void all_gather_bytes(ConstBytes own, Bytes all);
+  /// Element-wise maximum over ranks, for measured costs; the same values on every rank.
+  void all_reduce_max(std::span<double> values);
+  void barrier();
+
+  /// Wakes every rank that waits with Error(kPeer, reason); see Transport::abort. Any thread.
+  void abort(const std::string& reason) noexcept;
+
+  const CommStats& stats() const { return stats_; }
+  void reset_stats() { stats_ = {}; }
+
+  /// Reductions longer than this are done in pieces (results do not depend on it): 2 Mi elements
+  /// are 4 MiB of bf16, far beyond any link's latency, and bound the staging memory.
+  static constexpr int64_t kPieceElements = int64_t{1} << 21;
+
+ private:
+  class Call;  // times one collective and names it in errors
+
+  std::byte* staging(AlignedBuffer& buffer, size_t bytes);
+  void exchange();
+  void clear_spans();
+  void all_reduce_piece(const float* in, float* out, int64_t count, bool add);
+
+  std::unique_ptr<Transport> transport_;
+  DType wire_;
+  int rank_;
+  int size_;
+  size_t wire_bytes_;
+  AlignedBuffer send_buffer_;
+  AlignedBuffer recv_buffer_;
+  std::vector<ConstBytes> send_;  // one span per rank, reused by every call
+  std::vector<Bytes> recv_;
+  std::vector<const std::byte*> sources_;
+  CommStats stats_;
+  CollectiveKind kind_ = CollectiveKind::kBarrier;
+};
+
+}  // namespace duet
