@@ -30,8 +30,8 @@ CpuLevel parse_cpu_level(const std::string& name) {
 CpuLevel detect_cpu_level() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (!avx2) return CpuLevel::kPortable;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -49,8 +49,8 @@ CpuLevel active_cpu_level() {
   if (!wanted || !*wanted) return best;
   const CpuLevel level = parse_cpu_level(wanted);
   if (level > best) {
-    throw Error(ErrorKind::kInvalidArgument, std::string("DUET_CPU=") + wanted +
-                                                 ": this machine only reaches " + to_string(best));
+    throw Error(ErrorKind::kInvalidArgument,
+                std::string("DUET_CPU=") + wanted + ": this machine only reaches " + to_string(best));
   }
   return level;
 }
@@ -81,7 +81,9 @@ bool pin_this_thread(const std::vector<int>& cores) {
   return sched_setaffinity(0, sizeof(set), &set) == 0;
 }
 
-bool pin_this_thread(int core) { return pin_this_thread(std::vector<int>{core}); }
+bool pin_this_thread(int core) {
+  return pin_this_thread(std::vector<int>{core});
+}
 
 std::string cpu_model_name() {
   std::ifstream file("/proc/cpuinfo");

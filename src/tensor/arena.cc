@@ -26,7 +26,9 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
   if (align == kHugeAlign) madvise(data_, padded, MADV_HUGEPAGE);  // a hint; refusal is harmless
 }
 
-AlignedBuffer::~AlignedBuffer() { std::free(data_); }
+AlignedBuffer::~AlignedBuffer() {
+  std::free(data_);
+}
 
 AlignedBuffer::AlignedBuffer(AlignedBuffer&& o) noexcept
     : data_(std::exchange(o.data_, nullptr)), size_(std::exchange(o.size_, 0)) {}

@@ -60,7 +60,9 @@ f16_t to_f16(float v) {
 float to_f32(f16_t v) {
   const uint32_t sign = static_cast<uint32_t>(v.bits & 0x8000u) << 16;
   const uint32_t mag = v.bits & 0x7fffu;
-  if (mag >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (mag > 0x7c00u ? 0x400000u : 0u) | ((mag & 0x3ffu) << 13));
+  if (mag >= 0x7c00u)
+    return std::bit_cast<float>(sign | 0x7f800000u | (mag > 0x7c00u ? 0x400000u : 0u) |
+                                ((mag & 0x3ffu) << 13));
   if (mag < 0x400u) {  // subnormal: mag · 2^-24 is exact in f32
     const float f = static_cast<float>(mag) * 0x1p-24f;
     return std::bit_cast<float>(std::bit_cast<uint32_t>(f) | sign);

@@ -24,7 +24,9 @@ struct f16_t {
   uint16_t bits;
 };
 
-inline float to_f32(bf16_t v) { return std::bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }
+inline float to_f32(bf16_t v) {
+  return std::bit_cast<float>(static_cast<uint32_t>(v.bits) << 16);
+}
 
 /// Round to nearest, ties to even; NaN stays NaN (quiet).
 inline bf16_t to_bf16(float v) {

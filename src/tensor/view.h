@@ -21,8 +21,8 @@ struct MatrixView {
   MatrixView(T* d, int64_t r, int64_t c, int64_t s) : data(d), rows(r), cols(c), stride(s) {}
   /// A mutable view reads as a const one.
   template <typename U>
-    requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-  MatrixView(const MatrixView<U>& o) : data(o.data), rows(o.rows), cols(o.cols), stride(o.stride) {}
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>) MatrixView(const MatrixView<U>& o)
+      : data(o.data), rows(o.rows), cols(o.cols), stride(o.stride) {}
 
   T* row(int64_t r) const { return data + r * stride; }
   /// Rows [first, first + count).

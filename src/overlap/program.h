@@ -1,0 +1,35 @@
+// Program: the stages of one step on both lanes with the events between them. Made by a schedule
+// (schedule.h), proven by the validator, run by executors and the simulator, drawn by trace and
+// charts. A value: printable, hashable, equal on every rank.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "overlap/stage.h"
+
+namespace duet {
+
+struct Program {
+  std::string schedule;  // "sequential", "overlapped"
+  int micro_batches = 1;
+  std::vector<Stage> stages;         // logical order: micro-batch after micro-batch, each in program order
+  std::vector<std::string> buffers;  // names by BufferId, for messages
+  std::array<std::vector<int>, kLanes> order;  // what each lane runs, as stage indices
+  /// waits[s]: stages of the other lane that must have finished before s starts (derived events).
+  std::vector<std::vector<int>> waits;
+
+  const std::vector<int>& lane_order(Lane lane) const { return order[static_cast<size_t>(lane)]; }
+  int event_count() const;
+};
+
+/// FNV-1a over everything that must agree between ranks.
+uint64_t hash(const Program& program);
+/// One line per stage in lane order with its waits, for people.
+std::string to_string(const Program& program);
+/// "L3.b1 attn_core": layer, micro-batch, kind.
+std::string stage_label(const Stage& stage);
+
+}  // namespace duet

@@ -1,0 +1,122 @@
+#include "overlap/schedule.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace duet {
+
+namespace {
+
+size_t at(int index) {
+  return static_cast<size_t>(index);
+}
+
+Program program_of(const Recording& recording, const char* schedule) {
+  Program program;
+  program.schedule = schedule;
+  program.micro_batches = recording.micro_batches;
+  program.stages = recording.stages;
+  program.buffers = recording.buffers;
+  program.waits.resize(recording.stages.size());
+  return program;
+}
+
+// How much of each lane is known to be finished when a stage starts (or has finished).
+using Clock = std::array<int, kLanes>;
+
+// Keeps, of all dependencies, the cross-lane ones that neither the lane's own order nor an earlier
+// wait already guarantees. `sequence` is an order of all stages that respects the dependencies.
+void place_events(Program& program, const std::vector<int>& sequence,
+                  const std::vector<std::vector<int>>& dependencies) {
+  std::vector<int> position(program.stages.size());
+  for (const auto& lane : program.order) {
+    for (size_t i = 0; i < lane.size(); ++i) position[at(lane[i])] = static_cast<int>(i);
+  }
+  std::vector<Clock> finished(program.stages.size());  // clock after the stage
+  std::array<Clock, kLanes> now{};                     // clock of each lane
+  for (int s : sequence) {
+    const size_t lane = static_cast<size_t>(program.stages[at(s)].lane);
+    Clock clock = now[lane];
+    // Latest first: one wait often covers the others.
+    std::vector<int> wanted = dependencies[at(s)];
+    std::sort(wanted.begin(), wanted.end(), [&](int a, int b) { return position[at(a)] > position[at(b)]; });
+    for (int d : wanted) {
+      const size_t other = static_cast<size_t>(program.stages[at(d)].lane);
+      if (other == lane) {
+        DUET_CHECK(position[at(d)] < position[at(s)]);
+        continue;
+      }
+      if (clock[other] > position[at(d)]) continue;
+      program.waits[at(s)].push_back(d);
+      for (size_t l = 0; l < kLanes; ++l) clock[l] = std::max(clock[l], finished[at(d)][l]);
+    }
+    clock[lane] = position[at(s)] + 1;
+    finished[at(s)] = clock;
+    now[lane] = clock;
+  }
+}
+
+}  // namespace
+
+std::vector<std::vector<int>> derive_dependencies(const std::vector<Stage>& stages, size_t buffer_count) {
+  std::vector<int> writer(buffer_count, -1);
+  std::vector<std::vector<int>> readers(buffer_count);
+  std::vector<std::vector<int>> result(stages.size());
+  for (size_t s = 0; s < stages.size(); ++s) {
+    std::vector<int>& needs = result[s];
+    for (BufferId b : stages[s].reads) {
+      if (writer[b] >= 0) needs.push_back(writer[b]);
+    }
+    for (BufferId b : stages[s].writes) {
+      if (writer[b] >= 0) needs.push_back(writer[b]);
+      needs.insert(needs.end(), readers[b].begin(), readers[b].end());
+    }
+    std::sort(needs.begin(), needs.end());
+    needs.erase(std::unique(needs.begin(), needs.end()), needs.end());
+    for (BufferId b : stages[s].reads) readers[b].push_back(static_cast<int>(s));
+    for (BufferId b : stages[s].writes) {
+      writer[b] = static_cast<int>(s);
+      readers[b].clear();
+    }
+  }
+  return result;
+}
+
+Program sequential_program(const Recording& recording) {
+  Program program = program_of(recording, "sequential");
+  std::vector<int> sequence(recording.stages.size());
+  std::iota(sequence.begin(), sequence.end(), 0);
+  std::vector<std::vector<int>> previous(recording.stages.size());
+  for (int s : sequence) {
+    program.order[static_cast<size_t>(recording.stages[at(s)].lane)].push_back(s);
+    if (s > 0) previous[at(s)].push_back(s - 1);
+  }
+  place_events(program, sequence, previous);
+  return program;
+}
+
+Program overlapped_program(const Recording& recording, double skew) {
+  Program program = program_of(recording, "overlapped");
+  // Key of a stage; ties go to the earlier micro-batch. A dependency always points to a smaller
+  // key: inside a micro-batch the index grows, and what a later micro-batch reads of an earlier one
+  // (KV rows) was written at a smaller index.
+  std::vector<double> key(recording.stages.size());
+  int micro_batch = -1, index = 0;
+  for (size_t s = 0; s < recording.stages.size(); ++s) {
+    if (recording.stages[s].micro_batch != micro_batch) {
+      micro_batch = recording.stages[s].micro_batch;
+      index = 0;
+    }
+    key[s] = index++ + skew * micro_batch;
+  }
+  std::vector<int> sequence(recording.stages.size());
+  std::iota(sequence.begin(), sequence.end(), 0);
+  std::stable_sort(sequence.begin(), sequence.end(), [&](int a, int b) { return key[at(a)] < key[at(b)]; });
+  for (int s : sequence) program.order[static_cast<size_t>(recording.stages[at(s)].lane)].push_back(s);
+  place_events(program, sequence, derive_dependencies(recording.stages, recording.buffers.size()));
+  return program;
+}
+
+}  // namespace duet

@@ -1,0 +1,159 @@
+#include "overlap/validator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace duet {
+
+namespace {
+
+size_t at(int index) {
+  return static_cast<size_t>(index);
+}
+
+class Check {
+ public:
+  explicit Check(const Program& program) : p_(program), position_(program.stages.size(), -1) {}
+
+  std::vector<std::string> run() {
+    check_lanes();
+    if (!defects_.empty()) return defects_;
+    check_waits();
+    if (!defects_.empty()) return defects_;
+    if (order_stages()) check_accesses();
+    return defects_;
+  }
+
+ private:
+  std::string label(int s) const { return stage_label(p_.stages[at(s)]); }
+
+  void check_lanes() {
+    for (Lane lane : {Lane::kCompute, Lane::kComm}) {
+      const auto& list = p_.lane_order(lane);
+      for (size_t i = 0; i < list.size(); ++i) {
+        const int s = list[i];
+        if (s < 0 || at(s) >= p_.stages.size()) {
+          defects_.push_back(fmt::format("{} lane runs stage {}, which does not exist", to_string(lane), s));
+        } else if (p_.stages[at(s)].lane != lane) {
+          defects_.push_back(fmt::format("{} belongs on the {} lane but is queued on {}", label(s),
+                                         to_string(p_.stages[at(s)].lane), to_string(lane)));
+        } else if (position_[at(s)] >= 0) {
+          defects_.push_back(fmt::format("{} is queued twice", label(s)));
+        } else {
+          position_[at(s)] = static_cast<int>(i);
+        }
+      }
+    }
+    for (size_t s = 0; s < p_.stages.size(); ++s) {
+      if (position_[s] < 0 && defects_.empty()) {
+        defects_.push_back(fmt::format("{} is on no lane", label(static_cast<int>(s))));
+      }
+    }
+    if (p_.waits.size() != p_.stages.size())
+      defects_.push_back("the table of waits has another length than the stages");
+    for (const Stage& stage : p_.stages) {
+      for (const auto* list : {&stage.reads, &stage.writes}) {
+        for (BufferId b : *list) {
+          if (b >= p_.buffers.size())
+            defects_.push_back(
+                fmt::format("{} names buffer {}, which does not exist", stage_label(stage), b));
+        }
+      }
+    }
+  }
+
+  void check_waits() {
+    for (size_t s = 0; s < p_.stages.size(); ++s) {
+      for (int w : p_.waits[s]) {
+        if (w < 0 || at(w) >= p_.stages.size()) {
+          defects_.push_back(
+              fmt::format("{} waits for stage {}, which does not exist", label(static_cast<int>(s)), w));
+        } else if (p_.stages[at(w)].lane == p_.stages[s].lane) {
+          defects_.push_back(
+              fmt::format("{} waits for {} on its own lane", label(static_cast<int>(s)), label(w)));
+        }
+      }
+    }
+  }
+
+  // Runs the lanes as an executor would; a stage's clock says how much of each lane had finished
+  // before it ended. False when the lanes get stuck.
+  bool order_stages() {
+    clock_.assign(p_.stages.size(), {});
+    std::vector<bool> done(p_.stages.size());
+    std::array<size_t, kLanes> next{};
+    std::array<std::array<int, kLanes>, kLanes> now{};
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        while (next[lane] < p_.order[lane].size()) {
+          const int s = p_.order[lane][next[lane]];
+          const auto& waits = p_.waits[at(s)];
+          if (!std::all_of(waits.begin(), waits.end(), [&](int w) { return done[at(w)]; })) break;
+          for (int w : waits) {
+            for (size_t l = 0; l < kLanes; ++l) now[lane][l] = std::max(now[lane][l], clock_[at(w)][l]);
+          }
+          now[lane][lane] = static_cast<int>(++next[lane]);
+          clock_[at(s)] = now[lane];
+          done[at(s)] = moved = true;
+        }
+      }
+    }
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      if (next[lane] < p_.order[lane].size()) {
+        const int s = p_.order[lane][next[lane]];
+        defects_.push_back(fmt::format("deadlock: {} waits for {}, which never finishes before it", label(s),
+                                       label(p_.waits[at(s)].front())));
+      }
+    }
+    return defects_.empty();
+  }
+
+  bool before(int a, int b) const {
+    const size_t lane = static_cast<size_t>(p_.stages[at(a)].lane);
+    if (p_.stages[at(a)].lane == p_.stages[at(b)].lane) return position_[at(a)] < position_[at(b)];
+    return clock_[at(b)][lane] > position_[at(a)];
+  }
+
+  void conflict(int first, int second, BufferId buffer, const char* what) {
+    if (!before(first, second)) {
+      defects_.push_back(fmt::format("{}: {} must come after {} ({}), but nothing orders them",
+                                     p_.buffers[buffer], label(second), label(first), what));
+    }
+  }
+
+  // Pairs between neighbouring writes suffice: the order of the others follows from them.
+  void check_accesses() {
+    std::vector<int> writer(p_.buffers.size(), -1);
+    std::vector<std::vector<int>> readers(p_.buffers.size());
+    for (size_t i = 0; i < p_.stages.size(); ++i) {
+      const int s = static_cast<int>(i);
+      for (BufferId b : p_.stages[i].reads) {
+        if (writer[b] >= 0) conflict(writer[b], s, b, "it reads what that writes");
+      }
+      for (BufferId b : p_.stages[i].writes) {
+        for (int r : readers[b]) conflict(r, s, b, "it overwrites what that reads");
+        if (writer[b] >= 0) conflict(writer[b], s, b, "it overwrites what that writes");
+      }
+      for (BufferId b : p_.stages[i].reads) readers[b].push_back(s);
+      for (BufferId b : p_.stages[i].writes) {
+        writer[b] = s;
+        readers[b].clear();
+      }
+    }
+  }
+
+  const Program& p_;
+  std::vector<int> position_;
+  std::vector<std::array<int, kLanes>> clock_;
+  std::vector<std::string> defects_;
+};
+
+}  // namespace
+
+std::vector<std::string> validate(const Program& program) {
+  return Check(program).run();
+}
+
+}  // namespace duet
