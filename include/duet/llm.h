@@ -1,0 +1,165 @@
+// Duet's C++ API for embedding: load a model on one or several ranks and generate text. The CLI is
+// built on it. An Llm belongs to one thread at a time. Errors are duet::LlmError, with a text made
+// for a user.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace duet {
+
+/// Everything that can be set when a model is loaded. Names and defaults are those of the flags of
+/// `duet generate` (docs/flags.md); strings take the same values.
+struct LlmOptions {
+  std::string model;      // Hugging Face directory (or a config.json with load_format "dummy")
+  std::string tokenizer;  // empty: the model's directory
+  std::string chat_template;  // a file; empty: the tokenizer's own
+  std::string load_format = "auto";  // auto | dummy
+  uint64_t dummy_seed = 0;
+  std::string dtype = "auto";  // auto | float32 | bfloat16 | half
+  int tensor_parallel_size = 1;
+  std::string distributed_executor_backend;  // threads | mpi; empty: mpi under mpirun, else threads
+  int threads = 0;                           // per rank; 0: cores / ranks
+  std::string expert_path = "all-reduce";    // all-reduce | all-to-all
+  bool enable_expert_parallel = false;
+  std::string comm_dtype = "bf16";  // f32 | bf16
+  std::string link_bandwidth;       // "1gbit": shape the link between thread ranks
+  std::string link_latency;         // "50us"
+  std::string dbo = "off";          // off | on
+  int micro_batches = 2;
+  int64_t dbo_prefill_token_threshold = 512;
+  int64_t dbo_decode_token_threshold = 32;
+  double dbo_imbalance = 0.1;
+  int64_t split_at = 0;  // > 0: the first micro-batch gets so many rows of every step, thresholds ignored
+  int64_t max_num_batched_tokens = 2048;
+  int64_t max_num_seqs = 256;
+  int64_t max_model_len = 0;  // 0: the model's
+  int block_size = 16;
+  std::string kv_cache_memory;             // "4GiB"; empty: a sane default
+  std::string generation_config = "auto";  // auto | vllm: where sampling defaults come from
+  bool skip_tokenizer_init = false;        // token ids in, token ids out
+  bool control_tokens_in_content = true;   // false: a user's text cannot form control tokens
+  bool trace = false;
+};
+
+/// Unset fields take generation_config.json's values, else those of vLLM (temperature 1 …).
+struct SamplingParams {
+  std::optional<double> temperature;  // 0: greedy
+  std::optional<double> top_p;
+  std::optional<int> top_k;  // 0 or -1: all
+  std::optional<double> min_p;
+  std::optional<uint64_t> seed;  // unset: derived from the engine's seed and the request's index
+  int n = 1;                     // continuations per prompt
+  int max_tokens = 16;
+  int min_tokens = 0;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  bool skip_special_tokens = true;
+  std::optional<int> logprobs;  // this many of the likeliest tokens at each position, besides the chosen
+};
+
+/// One of: text (tokenised with the model's BOS rule), token_ids, messages (a JSON array of chat
+/// messages, put through the chat template with a generation prompt).
+struct Prompt {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  std::string messages_json;
+};
+
+struct TokenLogprob {
+  int32_t token_id = 0;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // likeliest first
+};
+
+struct Completion {
+  std::string text;
+  std::vector<int32_t> token_ids;
+  std::string finish_reason;  // "stop" | "length"
+  std::vector<TokenLogprob> logprobs;
+};
+
+struct RequestOutput {
+  std::string prompt;  // the text that was tokenised; empty for token ids
+  std::vector<int32_t> prompt_token_ids;
+  std::vector<Completion> completions;  // n of them
+};
+
+/// What a run measured (docs/overlap.md explains the words).
+struct LlmStats {
+  int64_t prefill_tokens = 0, decode_tokens = 0;
+  double prefill_seconds = 0, decode_seconds = 0;  // of steps with and without prompt tokens
+  int64_t steps = 0, steps_overlapped = 0, preemptions = 0;
+  double step_ms = 0, compute_ms = 0, comm_ms = 0, exposed_ms = 0, hidden_share = 1;
+  struct Kind {
+    std::string kind;
+    bool comm = false;
+    int64_t count = 0;
+    double ms = 0;
+  };
+  std::vector<Kind> kinds;
+};
+
+struct Progress {
+  int64_t requests_done = 0, requests = 0;
+  int64_t prefill_tokens = 0, decode_tokens = 0;
+  double seconds = 0;
+  double exposed_ms = 0, step_ms = 0;
+};
+
+struct LogitsOptions {
+  int64_t chunk = 0;    // > 0: prefill in chunks of so many tokens per prompt
+  bool decode = false;  // tokens one by one through the decode path
+};
+
+class LlmError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class Llm {
+ public:
+  /// Null on an MPI rank other than 0, after the job's work is done: return from main then.
+  /// `progress(fraction)` is called while weights load.
+  static std::unique_ptr<Llm> load(const LlmOptions& options,
+                                   const std::function<void(double)>& progress = {});
+  ~Llm();
+  Llm(const Llm&) = delete;
+  Llm& operator=(const Llm&) = delete;
+
+  /// One SamplingParams for all, or one per prompt. Results in the order of the prompts.
+  std::vector<RequestOutput> generate(const std::vector<Prompt>& prompts,
+                                      const std::vector<SamplingParams>& params,
+                                      const std::function<void(const Progress&)>& progress = {});
+
+  /// Every logit of every prompt: sink(prompt index, first row, rows, logits [rows, vocab]) in
+  /// ascending order of rows for each prompt. The prompts form one batch, in order, up to
+  /// max_num_batched_tokens.
+  void logits(const std::vector<Prompt>& prompts, const LogitsOptions& options,
+              const std::function<void(size_t, int64_t, int64_t, const float*)>& sink);
+
+  /// Token ids of a prompt as generate() would use them.
+  std::vector<int32_t> tokenize(const Prompt& prompt, std::string* text = nullptr) const;
+  int64_t vocab_size() const;
+  int64_t max_model_len() const;
+
+  LlmStats stats();
+  void reset_stats();
+  void write_trace(const std::string& path);
+  /// Splits from the next step on; "on" needs a model loaded with dbo "on".
+  void set_dbo(const std::string& dbo);
+
+ private:
+  struct Impl;
+  explicit Llm(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace duet

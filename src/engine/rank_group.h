@@ -1,0 +1,122 @@
+// RankGroup: all ranks of one model, seen from rank 0. Starts them (threads of this process, or the
+// processes of an MPI job), loads each one's shard, and runs steps: broadcast, program on both
+// lanes, logits back. Called by the engine; nothing else knows how many ranks there are.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/cpu.h"
+#include "comm/shaped_transport.h"
+#include "load/config.h"
+#include "model/batch.h"
+#include "tensor/dtype.h"
+
+namespace duet {
+
+enum class Backend : uint8_t { kThreads, kMpi };
+enum class ExpertPath : uint8_t { kAllReduce, kAllToAll };
+enum class LoadFormat : uint8_t { kAuto, kDummy };
+/// --dtype; kAuto takes the config's. See design: weights, KV and inputs of matrix products.
+enum class ComputeDtype : uint8_t { kAuto, kFloat32, kBfloat16, kHalf };
+
+struct RankOptions {
+  std::string model;  // directory; with kDummy also a config.json file
+  LoadFormat load_format = LoadFormat::kAuto;
+  uint64_t dummy_seed = 0;
+  ComputeDtype dtype = ComputeDtype::kAuto;
+  int ranks = 1;  // tensor-parallel size
+  Backend backend = Backend::kThreads;
+  int threads_per_rank = 0;  // 0: the machine's cores divided by the ranks on it, at least 1
+  ExpertPath expert_path = ExpertPath::kAllReduce;
+  bool expert_parallel = false;  // whole experts per rank; implied by kAllToAll
+  DType wire = DType::kBf16;
+  std::optional<LinkShape> link;  // between thread ranks
+  int64_t max_batched_tokens = 2048;
+  int64_t max_logits_rows = 256;  // rows of one step whose logits are wanted, at most
+  int64_t max_model_len = 0;      // 0: the model's
+  int block_size = 16;
+  int64_t kv_cache_bytes = 0;  // 0: enough for a sane default, within the machine's memory
+  int max_micro_batches = 1;   // 1: nothing is allocated for overlap
+  double skew = 1.5;
+  bool trace = false;  // keep every stage's times for write_trace
+};
+
+struct ModelInfo {
+  DeepseekConfig config;
+  ComputeDtype dtype = ComputeDtype::kFloat32;
+  int64_t max_model_len = 0;
+  int64_t kv_blocks = 0;
+  int block_size = 0;
+  CpuLevel cpu_level = CpuLevel::kPortable;
+  std::string transport;  // "threads", "shaped threads", "mpi"
+};
+
+/// Bytes of one rank, before anything is loaded.
+struct MemoryPlan {
+  int64_t weights = 0;
+  int64_t kv_cache = 0;
+  int64_t kv_bytes_per_token = 0;
+  int64_t kv_blocks = 0;
+  int64_t activations = 0;  // buffers for max_batched_tokens, in the worst case of routing
+  int64_t scratch = 0;      // kernel scratch and communication staging
+  int64_t total() const { return weights + kv_cache + activations + scratch; }
+};
+/// Throws Error(kResourceExhausted) that says what would fit when all ranks of this machine together
+/// need more than its memory.
+MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config);
+
+/// Rank 0's view of one step.
+struct StepResult {
+  std::span<const float> logits;  // [logits rows, vocab], until the next step
+  int64_t step_ns = 0;
+  int64_t exposed_ns = 0;  // the compute lane waited for the comm lane
+  int64_t comm_ns = 0;     // the comm lane was busy
+  bool overlapped = false;
+};
+
+/// Totals over all steps so far (design §1: the words compute, communication, exposed, hidden).
+struct RunStats {
+  int64_t steps = 0;
+  int64_t steps_overlapped = 0;
+  double step_ms = 0;     // wall time inside steps, rank 0
+  double compute_ms = 0;  // compute lane busy: the largest over ranks
+  double comm_ms = 0;     // Σ over collectives of the shortest time over ranks
+  double exposed_ms = 0;  // the largest over ranks
+  /// 1 − exposed / comm; 1 when nothing was communicated.
+  double hidden_share() const { return comm_ms > 0 ? 1.0 - exposed_ms / comm_ms : 1.0; }
+  struct Kind {
+    std::string kind;
+    bool comm = false;
+    int64_t count = 0;
+    double ms = 0;  // compute: rank 0's; comm: shortest over ranks
+  };
+  std::vector<Kind> kinds;
+};
+
+class RankGroup {
+ public:
+  /// Loads the model on all ranks; throws the first rank's error. On an MPI rank other than 0 this
+  /// works until rank 0 closes its group, then returns null: the caller has nothing more to do.
+  /// `progress(fraction)` is called on rank 0 while weights load.
+  static std::unique_ptr<RankGroup> start(const RankOptions& options,
+                                          const std::function<void(double)>& progress = {});
+  virtual ~RankGroup() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  virtual const MemoryPlan& memory() const = 0;
+  /// Throws Error(kPeer) when a rank failed; the group is of no use after that.
+  virtual StepResult run(const StepBatch& batch) = 0;
+  /// A collective of all ranks: gathers what each measured. Resets nothing.
+  virtual RunStats stats() = 0;
+  virtual void reset_stats() = 0;
+  /// Chrome/Perfetto JSON of all ranks' lanes; needs RankOptions::trace.
+  virtual void write_trace(const std::string& path) = 0;
+};
+
+}  // namespace duet
