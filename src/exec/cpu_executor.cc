@@ -1,0 +1,117 @@
+#include "exec/cpu_executor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+
+#include "base/clock.h"
+#include "base/error.h"
+
+namespace duet {
+
+LanePlan::LanePlan(const Program& program) {
+  std::vector<uint32_t> position(program.stages.size());
+  for (const auto& lane : program.order) {
+    for (size_t i = 0; i < lane.size(); ++i)
+      position[static_cast<size_t>(lane[i])] = static_cast<uint32_t>(i);
+  }
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    for (int s : program.order[lane]) {
+      Entry entry{s, 0};
+      // The other lane is in order too: the latest of several waits covers the rest.
+      for (int w : program.waits[static_cast<size_t>(s)]) {
+        entry.after = std::max(entry.after, position[static_cast<size_t>(w)] + 1);
+      }
+      lanes_[lane].push_back(entry);
+    }
+  }
+}
+
+namespace {
+
+constexpr uint32_t kEverything = UINT32_MAX;  // "finished" of a lane that gave up
+
+class Run {
+ public:
+  Run(const LanePlan& plan, std::span<const StageBody> bodies, std::span<StageTime> times,
+      const std::function<void()>& on_failure)
+      : plan_(plan), bodies_(bodies), times_(times), on_failure_(on_failure) {}
+
+  void lane(Lane lane) {
+    const size_t own = static_cast<size_t>(lane), other = 1 - own;
+    try {
+      uint32_t done = 0;
+      for (const LanePlan::Entry& entry : plan_.lane(lane)) {
+        StageTime& time = times_[static_cast<size_t>(entry.stage)];
+        const int64_t ready = now_ns();
+        wait_for(other, entry.after);
+        if (failed_.load(std::memory_order_relaxed)) break;
+        time.start_ns = now_ns();
+        time.wait_ns = entry.after > 0 ? time.start_ns - ready : 0;
+        bodies_[static_cast<size_t>(entry.stage)]();
+        time.end_ns = now_ns();
+        publish(own, ++done);
+      }
+    } catch (...) {
+      {
+        std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
+      failed_ = true;
+      if (on_failure_) on_failure_();
+    }
+    publish(own, kEverything);
+  }
+
+  void wait_for_end_of(Lane lane) { wait_for(static_cast<size_t>(lane), kEverything); }
+
+  void rethrow() {
+    std::lock_guard lock(mutex_);
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  // atomic::wait sleeps in the kernel after a few looks; see the header on why it must.
+  void wait_for(size_t lane, uint32_t count) {
+    std::atomic<uint32_t>& finished = finished_[lane].count;
+    for (uint32_t seen = finished.load(std::memory_order_acquire); seen < count;
+         seen = finished.load(std::memory_order_acquire)) {
+      finished.wait(seen, std::memory_order_acquire);
+    }
+  }
+  void publish(size_t lane, uint32_t count) {
+    finished_[lane].count.store(count, std::memory_order_release);
+    finished_[lane].count.notify_all();
+  }
+
+  struct alignas(64) Counter {  // apart, so that one lane's progress does not evict the other's
+    std::atomic<uint32_t> count{0};
+  };
+  const LanePlan& plan_;
+  std::span<const StageBody> bodies_;
+  std::span<StageTime> times_;
+  const std::function<void()>& on_failure_;
+  std::array<Counter, kLanes> finished_;
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, CommLane& comm_lane,
+                    std::span<StageTime> times, const std::function<void()>& on_failure) {
+  DUET_CHECK(bodies.size() == plan.stage_count() && times.size() == plan.stage_count());
+  // On the heap and shared: the comm lane may still be inside publish() when the caller has seen it.
+  auto run = std::make_shared<Run>(plan, bodies, times, on_failure);
+  comm_lane.post([run] { run->lane(Lane::kComm); });
+  run->lane(Lane::kCompute);
+  const int64_t ready = now_ns();
+  run->wait_for_end_of(Lane::kComm);
+  const int64_t waited = now_ns() - ready;
+  run->rethrow();
+  return waited;
+}
+
+}  // namespace duet

@@ -1,0 +1,49 @@
+// Runs a program on CPU lanes: the compute lane is the calling thread, the comm lane a CommLane.
+// Neither spins while it waits: on a machine with one core per rank the two lanes share that core.
+// Knows nothing of models or collectives; bodies do the work.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "exec/comm_lane.h"
+#include "overlap/program.h"
+#include "overlap/recorder.h"
+
+namespace duet {
+
+/// When a stage ran, and how long its lane had waited for the other one before (steady clock).
+struct StageTime {
+  int64_t start_ns = 0;
+  int64_t end_ns = 0;
+  int64_t wait_ns = 0;
+};
+
+/// A program in the form the lanes read: per lane the stages, and how many stages of the other lane
+/// must have finished first.
+class LanePlan {
+ public:
+  explicit LanePlan(const Program& program);
+
+  struct Entry {
+    int stage = 0;
+    uint32_t after = 0;
+  };
+  const std::vector<Entry>& lane(Lane lane) const { return lanes_[static_cast<size_t>(lane)]; }
+  size_t stage_count() const { return lanes_[0].size() + lanes_[1].size(); }
+
+ private:
+  std::array<std::vector<Entry>, kLanes> lanes_;
+};
+
+/// Runs all bodies in lane order and returns when both lanes are done. `times` has one entry per
+/// stage. When a body throws, `on_failure` is called at once, on that lane (it must wake whoever the
+/// other lane is blocked on), the remaining stages are skipped, and the first error is rethrown.
+/// Returns the time the compute lane waited at the end for the comm lane, in ns.
+int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, CommLane& comm_lane,
+                    std::span<StageTime> times, const std::function<void()>& on_failure);
+
+}  // namespace duet
