@@ -46,6 +46,7 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  void collect();
   std::string dir_;
   std::vector<SafetensorsFile> files_;
   std::vector<TensorInfo> tensors_;

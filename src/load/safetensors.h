@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -63,6 +64,7 @@ class SafetensorsFile {
   SafetensorsFile() = default;
   std::string path_;
   SafetensorsHeader header_;
+  std::unordered_map<std::string, size_t> index_;
   const std::byte* map_ = nullptr;
   size_t size_ = 0;
 };
