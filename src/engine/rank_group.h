@@ -15,15 +15,13 @@
 #include "comm/shaped_transport.h"
 #include "load/config.h"
 #include "model/batch.h"
+#include "model/options.h"
 #include "tensor/dtype.h"
 
 namespace duet {
 
 enum class Backend : uint8_t { kThreads, kMpi };
-enum class ExpertPath : uint8_t { kAllReduce, kAllToAll };
 enum class LoadFormat : uint8_t { kAuto, kDummy };
-/// --dtype; kAuto takes the config's. See design: weights, KV and inputs of matrix products.
-enum class ComputeDtype : uint8_t { kAuto, kFloat32, kBfloat16, kHalf };
 
 struct RankOptions {
   std::string model;  // directory; with kDummy also a config.json file

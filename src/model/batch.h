@@ -25,12 +25,12 @@ struct SequenceSpan {
 };
 
 struct StepBatch {
-  std::vector<int32_t> token_ids;        // one per row
-  std::vector<SequenceSpan> spans;       // tile the rows, ascending
-  std::vector<int32_t> block_tables;     // physical blocks of the KV cache, span by span
-  std::vector<int32_t> logits_rows;      // rows whose logits are wanted, ascending
-  std::vector<int64_t> borders;          // micro-batches: [0, …, rows]
-  bool overlap = false;                  // overlapped program; otherwise sequential, also of several parts
+  std::vector<int32_t> token_ids;     // one per row
+  std::vector<SequenceSpan> spans;    // tile the rows, ascending
+  std::vector<int32_t> block_tables;  // physical blocks of the KV cache, span by span
+  std::vector<int32_t> logits_rows;   // rows whose logits are wanted, ascending
+  std::vector<int64_t> borders;       // micro-batches: [0, …, rows]
+  bool overlap = false;               // overlapped program; otherwise sequential, also of several parts
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }
   int micro_batches() const { return static_cast<int>(borders.size()) - 1; }
@@ -60,12 +60,12 @@ StepBatch deserialize_batch(std::span<const std::byte> bytes);
 struct MicroBatch {
   int64_t first_row = 0;
   int64_t rows = 0;
-  std::vector<int32_t> positions;     // [rows]
-  std::vector<int64_t> slots;         // [rows], KV cache rows
-  std::vector<AttentionSpan> spans;   // first_row relative to this micro-batch
-  std::vector<int64_t> logits_rows;   // relative to this micro-batch, ascending
-  int64_t first_logits_row = 0;       // of its logits in the step's
-  std::vector<int64_t> owned;         // row_offsets of the ranks' shares, ranks + 1 entries
+  std::vector<int32_t> positions;    // [rows]
+  std::vector<int64_t> slots;        // [rows], KV cache rows
+  std::vector<AttentionSpan> spans;  // first_row relative to this micro-batch
+  std::vector<int64_t> logits_rows;  // relative to this micro-batch, ascending
+  int64_t first_logits_row = 0;      // of its logits in the step's
+  std::vector<int64_t> owned;        // row_offsets of the ranks' shares, ranks + 1 entries
 };
 /// `batch` must outlive the result (block tables are pointed to).
 std::vector<MicroBatch> cut_batch(const StepBatch& batch, int block_size, int ranks);

@@ -1,0 +1,63 @@
+// Model: one rank's shard of a model, as the engine's ranks see it. It records its forward pass as
+// stages, once per micro-batch, and keeps what a step's bodies need. One folder per family.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "load/config.h"
+#include "load/weights.h"
+#include "model/batch.h"
+#include "model/options.h"
+#include "overlap/recorder.h"
+
+namespace duet {
+
+class Communicator;
+
+/// What a rank needs to build its shard. Pointers outlive the model.
+struct ModelSetup {
+  DeepseekConfig config;
+  const WeightSource* weights = nullptr;
+  Communicator* comm = nullptr;  // rank and ranks; collectives are called on the comm lane only
+  CpuLevel level = CpuLevel::kPortable;
+  ThreadPool* pool = nullptr;
+  ComputeDtype dtype = ComputeDtype::kFloat32;  // resolved
+  ExpertPath expert_path = ExpertPath::kAllReduce;
+  bool expert_parallel = false;  // whole experts per rank
+  BatchLimits limits;
+  std::function<void(double)> progress;  // fraction of the weights packed
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  /// Records the forward pass of the micro-batch that `stages` has begun.
+  virtual void record(Stages& stages) = 0;
+  /// Sets what the recorded bodies work on; before every run of a program. `batch` outlives the run.
+  virtual void begin_step(const StepBatch& batch) = 0;
+  /// Rank 0: [logits rows, vocab] of the last step, as a full-precision gather.
+  virtual std::span<const float> logits() const = 0;
+};
+
+/// DeepSeek-V2, V2-Lite, V3, R1. Loads and packs this rank's shard on the calling thread.
+std::unique_ptr<Model> make_deepseek(const ModelSetup& setup);
+
+/// Bytes of one rank, for the memory plan; pure.
+struct ModelBytes {
+  int64_t weights = 0;
+  int64_t kv_per_block = 0;
+  int64_t activations = 0;
+  int64_t scratch = 0;
+  int64_t max_send_elements = 0;  // for Communicator::reserve
+  int64_t max_recv_elements = 0;
+};
+ModelBytes deepseek_bytes(const DeepseekConfig& config, ComputeDtype dtype, ExpertPath path,
+                          bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);
+
+}  // namespace duet

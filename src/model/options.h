@@ -1,0 +1,28 @@
+// Choices that shape how a rank loads and runs a model; equal on every rank.
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/dtype.h"
+
+namespace duet {
+
+/// How routed experts meet their tokens: every rank computes its part for all tokens and the parts
+/// are all-reduced, or tokens are sent to their experts' ranks and the results sent back.
+enum class ExpertPath : uint8_t { kAllReduce, kAllToAll };
+
+/// --dtype; kAuto takes the config's. kFloat32: weights as stored, widened; float32 KV and
+/// arithmetic. kBfloat16, kHalf: weights, KV and the inputs of matrix products rounded to that
+/// type; sums and the residual stream stay float32.
+enum class ComputeDtype : uint8_t { kAuto, kFloat32, kBfloat16, kHalf };
+
+/// "auto", "float32", "bfloat16", "half".
+const char* to_string(ComputeDtype dtype);
+/// Resolves kAuto by the checkpoint's own dtype.
+ComputeDtype resolve(ComputeDtype dtype, DType checkpoint);
+Rounding rounding_of(ComputeDtype dtype);
+/// Element type of packed weights stored as `stored`, and of the KV cache.
+DType weight_dtype(ComputeDtype dtype, DType stored);
+DType kv_dtype(ComputeDtype dtype);
+
+}  // namespace duet
