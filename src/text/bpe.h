@@ -1,0 +1,76 @@
+// Byte-level BPE: the `model` of tokenizer.json. Words (from PreTokenizer) become token ids by
+// merging, lowest rank first, leftmost first. A word of n bytes costs O(n log n) whatever it holds:
+// short words scan, long ones go through a queue of ranks. Immutable after parsing; each thread of
+// encoding brings its own Scratch, which also remembers the short words it has seen.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace duet {
+
+struct TextHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+};
+using VocabMap = std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>>;
+
+class Bpe {
+ public:
+  struct Scratch;
+  struct ScratchDeleter {
+    void operator()(Scratch* scratch) const;
+  };
+  using ScratchPtr = std::unique_ptr<Scratch, ScratchDeleter>;
+  static ScratchPtr make_scratch();
+
+  /// `json` is the model object. Throws Error(kUnsupported) or Error(kCorrupt) with the JSON path.
+  static Bpe parse(const nlohmann::json& json);
+
+  /// Appends the ids of one word. Bytes the vocabulary lacks are dropped, as Hugging Face does.
+  void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const;
+  /// The ids of the bytes alone, nothing merged.
+  void encode_bytes(std::string_view word, std::vector<int32_t>& ids) const;
+
+  const VocabMap& vocab() const { return vocab_; }
+  int32_t max_id() const { return max_id_; }
+
+ private:
+  struct Merge {
+    int32_t rank = -1;  // -1: this pair does not merge
+    int32_t id = -1;
+  };
+  struct Slot {
+    uint64_t pair = ~0ull;
+    Merge merge;
+  };
+  void parse_vocab(const nlohmann::json& json);
+  void parse_merges(const nlohmann::json& json);
+  void build_table(const std::vector<std::pair<uint64_t, Merge>>& merges);
+  Merge find_merge(int32_t left, int32_t right) const;
+  void merge_short(Scratch& scratch) const;
+  void merge_long(Scratch& scratch) const;
+
+  VocabMap vocab_;
+  int32_t max_id_ = -1;
+  bool ignore_merges_ = false;
+  std::array<int32_t, 256> byte_id_{};
+  std::array<std::vector<Merge>, 256> byte_merges_;  // [left byte][right byte]: most lookups end here
+  std::vector<int16_t> byte_of_id_;                  // id → its byte, −1 for longer tokens
+  std::vector<Slot> table_;                          // open addressing, a power of two
+  int64_t merges_ = 0;
+};
+
+/// Byte → the printable character that stands for it in a byte-level vocabulary, as UTF-8 (GPT-2's table).
+const std::array<std::string, 256>& byte_level_alphabet();
+/// Inverse: the bytes that a vocabulary string stands for; the string itself when a character is
+/// outside the alphabet (as Hugging Face's ByteLevel decoder does).
+std::string byte_level_decode(std::string_view token);
+
+}  // namespace duet
