@@ -1,0 +1,137 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/gemm_kernels.h"
+
+// 6 rows × 1 panel: 12 accumulators, 2 weights and a broadcast in 16 registers (multiply-add: 2 per
+// cycle, 4 cycles long, so 8 chains would do; 12 also amortise the loads). Fewer rows take more panels.
+
+namespace duet::gemm_detail {
+namespace {
+
+enum class Kind { kF32, kBf16, kF16 };
+constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches its bandwidth with 1 KiB ahead
+
+template <int R, int V>
+[[gnu::always_inline]] inline void multiply_step(__m256 (&acc)[R][V], const __m256 (&w)[V], const float* a) {
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m256 x = _mm256_broadcast_ss(a + r * kRowWords);
+    DUET_UNROLL
+    for (int v = 0; v < V; ++v) acc[r][v] = _mm256_fmadd_ps(x, w[v], acc[r][v]);
+  }
+}
+
+[[gnu::always_inline]] inline __m256i load(const std::byte* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+template <Kind K, int R, int P>
+[[gnu::always_inline]] inline void multiply(__m256 (&acc)[R][2 * P], int64_t steps, const float* a,
+                                            const std::byte* w, int64_t panel_stride) {
+  __m256 wide[2 * P];
+  if constexpr (K == Kind::kBf16) {
+    // A word holds two k of one column: the even one below, the odd one above.
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    for (int64_t s = 0; s < steps; s += 2, w += 64) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        const std::byte* from = w + v / 2 * panel_stride + v % 2 * 32;
+        if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+        wide[v] = _mm256_castsi256_ps(_mm256_slli_epi32(load(from), 16));
+      }
+      multiply_step<R, 2 * P>(acc, wide, a + s);
+      if (s + 1 == steps) break;
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        const std::byte* from = w + v / 2 * panel_stride + v % 2 * 32;
+        wide[v] = _mm256_castsi256_ps(_mm256_and_si256(load(from), high));
+      }
+      multiply_step<R, 2 * P>(acc, wide, a + s + 1);
+    }
+  } else {
+    constexpr int kHalf = K == Kind::kF32 ? 32 : 16;  // bytes of eight weights
+    for (int64_t s = 0; s < steps; ++s, w += 2 * kHalf) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        const std::byte* from = w + v / 2 * panel_stride + v % 2 * kHalf;
+        if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+        if constexpr (K == Kind::kF32) {
+          wide[v] = _mm256_castsi256_ps(load(from));
+        } else {
+          wide[v] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        }
+      }
+      multiply_step<R, 2 * P>(acc, wide, a + s);
+    }
+  }
+}
+
+template <Kind K, int R, int P>
+void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
+          bool load_c) {
+  __m256 acc[R][2 * P];
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    DUET_UNROLL
+    for (int v = 0; v < 2 * P; ++v)
+      acc[r][v] = load_c ? _mm256_loadu_ps(c + r * ldc + v * 8) : _mm256_setzero_ps();
+  }
+  multiply<K, R, P>(acc, steps, a, w, panel_stride);
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    DUET_UNROLL
+    for (int v = 0; v < 2 * P; ++v) _mm256_storeu_ps(c + r * ldc + v * 8, acc[r][v]);
+  }
+}
+
+template <Kind K>
+constexpr TileSet tiles() {
+  return {6,
+          false,
+          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
+           {tile<K, 2, 1>, tile<K, 2, 2>, nullptr},
+           {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
+           {tile<K, 4, 1>, nullptr, nullptr},
+           {tile<K, 5, 1>, nullptr, nullptr},
+           {tile<K, 6, 1>, nullptr, nullptr}}};
+}
+
+__m256 to_bf16_and_back(__m256 v) {
+  const __m256i u = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+  const __m256 bits = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan);
+  return _mm256_and_ps(bits, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
+__m256 to_f16_and_back(__m256 v) {
+  return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+void round_row(Rounding rounding, const float* in, int64_t count, float* out) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (int64_t i = 0; i < count; i += 8) {
+    const int left = count - i >= 8 ? 8 : static_cast<int>(count - i);
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), lane);
+    __m256 v = _mm256_maskload_ps(in + i, mask);
+    if (rounding == Rounding::kBf16) v = to_bf16_and_back(v);
+    if (rounding == Rounding::kF16) v = to_f16_and_back(v);
+    if (left == 8) {
+      _mm256_storeu_ps(out + i, v);
+    } else {
+      _mm256_maskstore_ps(out + i, mask, v);
+    }
+  }
+}
+
+constexpr GemmKernels kKernels = {tiles<Kind::kF32>(), tiles<Kind::kBf16>(), tiles<Kind::kF16>(), round_row};
+
+}  // namespace
+
+const GemmKernels* gemm_kernels_avx2() {
+  return &kKernels;
+}
+
+}  // namespace duet::gemm_detail
