@@ -17,9 +17,9 @@ namespace duet {
 /// Everything that can be set when a model is loaded. Names and defaults are those of the flags of
 /// `duet generate` (docs/flags.md); strings take the same values.
 struct LlmOptions {
-  std::string model;      // Hugging Face directory (or a config.json with load_format "dummy")
-  std::string tokenizer;  // empty: the model's directory
-  std::string chat_template;  // a file; empty: the tokenizer's own
+  std::string model;                 // Hugging Face directory (or a config.json with load_format "dummy")
+  std::string tokenizer;             // empty: the model's directory
+  std::string chat_template;         // a file; empty: the tokenizer's own
   std::string load_format = "auto";  // auto | dummy
   uint64_t dummy_seed = 0;
   std::string dtype = "auto";  // auto | float32 | bfloat16 | half
@@ -45,6 +45,8 @@ struct LlmOptions {
   std::string generation_config = "auto";  // auto | vllm: where sampling defaults come from
   bool skip_tokenizer_init = false;        // token ids in, token ids out
   bool control_tokens_in_content = true;   // false: a user's text cannot form control tokens
+  uint64_t seed = 0;                       // of requests that name none
+  bool all_logits = false;                 // for logits(): room for the logits of every row of a step
   bool trace = false;
 };
 
@@ -54,7 +56,10 @@ struct SamplingParams {
   std::optional<double> top_p;
   std::optional<int> top_k;  // 0 or -1: all
   std::optional<double> min_p;
-  std::optional<uint64_t> seed;  // unset: derived from the engine's seed and the request's index
+  std::optional<double> repetition_penalty;  // 1: none
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::optional<uint64_t> seed;  // unset: derived from LlmOptions::seed and the request's number since load
   int n = 1;                     // continuations per prompt
   int max_tokens = 16;
   int min_tokens = 0;
@@ -95,7 +100,9 @@ struct RequestOutput {
 /// What a run measured (docs/overlap.md explains the words).
 struct LlmStats {
   int64_t prefill_tokens = 0, decode_tokens = 0;
-  double prefill_seconds = 0, decode_seconds = 0;  // of steps with and without prompt tokens
+  // What rank 0 spent on steps, sampling and text included; the time of a step with both kinds of
+  // tokens is shared out by their number, so tokens / seconds are honest rates.
+  double prefill_seconds = 0, decode_seconds = 0;
   int64_t steps = 0, steps_overlapped = 0, preemptions = 0;
   double step_ms = 0, compute_ms = 0, comm_ms = 0, exposed_ms = 0, hidden_share = 1;
   struct Kind {
@@ -121,7 +128,13 @@ struct LogitsOptions {
 
 class LlmError : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  LlmError(std::string kind, const std::string& message)
+      : std::runtime_error(message), kind_(std::move(kind)) {}
+  /// "invalid argument", "not found", "corrupt file", … as duet::to_string(ErrorKind) names them.
+  const std::string& kind() const { return kind_; }
+
+ private:
+  std::string kind_;
 };
 
 class Llm {

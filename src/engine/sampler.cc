@@ -1,0 +1,154 @@
+#include "engine/sampler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "base/error.h"
+#include "engine/random.h"
+#include "kernels/ops.h"
+
+namespace duet {
+
+namespace {
+
+constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
+
+KernelContext context(CpuLevel level) {
+  KernelContext cx;
+  cx.level = level;
+  return cx;
+}
+
+// Descending, lowest id first among equals.
+template <typename T>
+auto by_value(const std::vector<T>& values) {
+  return [&values](int32_t a, int32_t b) {
+    const T x = values[static_cast<size_t>(a)], y = values[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
+  };
+}
+
+[[noreturn]] void not_numbers() {
+  throw Error(ErrorKind::kInternal,
+              "no logit of a row is a number: the weights hold NaN or infinite values, or half-precision "
+              "arithmetic overflowed (try --dtype float32)");
+}
+
+}  // namespace
+
+Sampler::Sampler(int64_t vocab_size, CpuLevel level)
+    : level_(level),
+      values_(static_cast<size_t>(vocab_size)),
+      weights_(static_cast<size_t>(vocab_size)),
+      counts_(static_cast<size_t>(vocab_size), 0) {}
+
+void Sampler::penalise(const SampleInput& input) {
+  const ResolvedParams& p = *input.params;
+  const auto generated = input.tokens.subspan(static_cast<size_t>(input.prompt_tokens));
+  for (const int32_t id : generated) ++counts_[static_cast<size_t>(id)];
+  // Each token once: −1 marks what is done.
+  for (const int32_t id : input.tokens) {
+    int32_t& count = counts_[static_cast<size_t>(id)];
+    if (count < 0) continue;
+    float& value = values_[static_cast<size_t>(id)];
+    const float repetition = static_cast<float>(p.repetition_penalty);
+    value = value > 0 ? value / repetition : value * repetition;
+    value -= static_cast<float>(p.frequency_penalty) * static_cast<float>(count);
+    if (count > 0) value -= static_cast<float>(p.presence_penalty);
+    count = -1;
+  }
+  for (const int32_t id : input.tokens) counts_[static_cast<size_t>(id)] = 0;
+}
+
+// Fills values_ when something changes the row; false: take the row as it is.
+bool Sampler::adjust(std::span<const float> logits, const SampleInput& input) {
+  const ResolvedParams& p = *input.params;
+  const int64_t generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
+  const bool too_early = generated < p.min_tokens && !p.stop_token_ids.empty();
+  if (p.greedy() && !too_early && !p.penalised()) return false;
+  std::copy(logits.begin(), logits.end(), values_.begin());
+  if (too_early)
+    for (const int32_t id : p.stop_token_ids) values_[static_cast<size_t>(id)] = kRuledOut;
+  if (p.penalised()) penalise(input);
+  return true;
+}
+
+int32_t Sampler::sample(std::span<const float> logits, const SampleInput& input) {
+  DUET_CHECK(logits.size() == values_.size());
+  const bool adjusted = adjust(logits, input);
+  if (!input.params->greedy()) return draw(input);
+  const std::span<const float> row = adjusted ? std::span<const float>(values_) : logits;
+  const int64_t best = argmax(context(level_), row);
+  if (best < 0 || !(row[static_cast<size_t>(best)] > kRuledOut)) not_numbers();
+  return static_cast<int32_t>(best);
+}
+
+int32_t Sampler::draw(const SampleInput& input) {
+  const ResolvedParams& p = *input.params;
+  float max = kRuledOut;
+  for (const float value : values_) max = value > max ? value : max;
+  if (!(max > kRuledOut)) not_numbers();
+  if (std::isinf(max))
+    return static_cast<int32_t>(std::find(values_.begin(), values_.end(), max) - values_.begin());
+
+  // Weights relative to the likeliest token, whose weight is 1.
+  const double scale = 1.0 / p.temperature;
+  const size_t vocab = values_.size();
+  order_.clear();
+  for (size_t i = 0; i < vocab; ++i) {
+    const double x = (static_cast<double>(values_[i]) - static_cast<double>(max)) * scale;
+    double w = x > -700.0 ? std::exp(x) : 0.0;  // NaN fails the comparison
+    if (w < p.min_p) w = 0.0;
+    weights_[i] = w;
+    if (w > 0.0) order_.push_back(static_cast<int32_t>(i));
+  }
+  const auto better = by_value(weights_);
+  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < order_.size()) {
+    // Equals of the k-th stay: which of them would go is nobody's business to decide.
+    const auto kth = order_.begin() + (p.top_k - 1);
+    std::nth_element(order_.begin(), kth, order_.end(), better);
+    const double least = weights_[static_cast<size_t>(*kth)];
+    std::erase_if(order_, [&](int32_t id) { return weights_[static_cast<size_t>(id)] < least; });
+  }
+  if (p.top_p < 1.0) {
+    // The smallest set of likeliest tokens that reaches top_p of what is left.
+    std::sort(order_.begin(), order_.end(), better);
+    double total = 0.0;
+    for (const int32_t id : order_) total += weights_[static_cast<size_t>(id)];
+    double before = 0.0;
+    size_t kept = 0;
+    while (kept < order_.size() && (kept == 0 || before < p.top_p * total))
+      before += weights_[static_cast<size_t>(order_[kept++])];
+    order_.resize(kept);
+  }
+  std::sort(order_.begin(), order_.end());
+  double total = 0.0;
+  for (const int32_t id : order_) total += weights_[static_cast<size_t>(id)];
+  const double target = uniform_at(p.seed, input.sample, input.tokens.size()) * total;
+  double sum = 0.0;
+  for (const int32_t id : order_) {
+    sum += weights_[static_cast<size_t>(id)];
+    if (target < sum) return id;
+  }
+  return order_.back();  // rounding of the sum only
+}
+
+TokenLogprob Sampler::logprobs(std::span<const float> logits, int32_t token, int top) {
+  log_softmax(context(level_), logits, values_);
+  TokenLogprob out;
+  out.token_id = token;
+  out.logprob = values_[static_cast<size_t>(token)];
+  order_.resize(values_.size());
+  std::iota(order_.begin(), order_.end(), 0);
+  const auto middle = order_.begin() + std::min<int64_t>(top, static_cast<int64_t>(order_.size()));
+  std::partial_sort(order_.begin(), middle, order_.end(), by_value(values_));
+  for (auto it = order_.begin(); it != middle; ++it)
+    out.top.emplace_back(*it, values_[static_cast<size_t>(*it)]);
+  return out;
+}
+
+}  // namespace duet
