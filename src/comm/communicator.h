@@ -64,12 +64,14 @@ class Communicator {
   DType wire() const { return wire_; }
   const char* transport_name() const;
 
-  /// Takes the staging buffers for collectives of up to this many elements going out and coming in
-  /// on this rank (all_to_all_rows: the worst case of routing), so that no step allocates. Larger
-  /// reductions and gathers are done in pieces of kPieceElements and need no more than that.
-  void reserve(int64_t max_send_elements, int64_t max_recv_elements);
+  /// Takes the staging buffers, so that no step allocates: for reductions, scatters and gathers of up
+  /// to `max_elements` (beyond kPieceElements they are done in pieces and need no more), and for
+  /// all_to_all_rows of up to `max_all_to_all_elements` going out or coming in on this rank (the
+  /// worst case of routing: every token comes here).
+  void reserve(int64_t max_elements, int64_t max_all_to_all_elements = 0);
   /// Bytes that reserve() with these figures takes, for the memory plan.
-  static int64_t staging_bytes(int ranks, DType wire, int64_t max_send_elements, int64_t max_recv_elements);
+  static int64_t staging_bytes(int ranks, DType wire, int64_t max_elements,
+                               int64_t max_all_to_all_elements = 0);
 
   /// out[i] = wire(Σ_r wire(in_r[i])) on every rank. `out` is `in` itself or apart from it.
   void all_reduce(std::span<const float> in, std::span<float> out);
@@ -130,7 +132,12 @@ class Communicator {
   std::byte* staging(AlignedBuffer& buffer, size_t bytes);
   void exchange();
   void clear_spans();
-  void all_reduce_piece(const float* in, float* out, int64_t count, bool add);
+  void reduce_rows(ConstRows in, Rows out, bool add);
+  void reduce_piece(ConstRows in, Rows out, bool add);
+  void scatter_piece(ConstRows in, std::span<const int64_t> row_offsets, int64_t first, int64_t rows,
+                     Rows out, bool add);
+  void gather_piece(ConstRows own, std::span<const int64_t> row_offsets, int64_t first, int64_t rows,
+                    Rows out);
 
   std::unique_ptr<Transport> transport_;
   DType wire_;
@@ -141,9 +148,10 @@ class Communicator {
   AlignedBuffer recv_buffer_;
   std::vector<ConstBytes> send_;  // one span per rank, reused by every call
   std::vector<Bytes> recv_;
-  std::vector<const std::byte*> sources_;
+  std::vector<const std::byte*> sources_;  // one contribution per rank, for the ordered sum
   CommStats stats_;
-  CollectiveKind kind_ = CollectiveKind::kBarrier;
+  CollectiveKind kind_ = CollectiveKind::kBarrier;  // the call under way
+  bool reserved_ = false;
 };
 
 }  // namespace duet
