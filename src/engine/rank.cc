@@ -1,0 +1,224 @@
+#include "engine/rank.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "overlap/schedule.h"
+#include "overlap/validator.h"
+
+namespace duet {
+
+namespace {
+
+// The compiler and the moment of this file's compilation stand for the build: ranks of different
+// builds may differ in layouts and rounding, and must not be mixed.
+constexpr char kBuildId[] = __VERSION__ " " __DATE__ " " __TIME__;
+
+// A trace beyond this many slices opens in no viewer.
+constexpr size_t kMaxTracedStages = size_t{1} << 20;
+
+struct Hello {
+  char build[64];
+  uint32_t level;
+  uint32_t failed;
+  char text[1024];
+};
+
+}  // namespace
+
+Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const WeightSource& weights,
+           const MemoryPlan& plan, int64_t max_positions, const std::vector<int>& lane_cores,
+           const std::vector<int>& worker_cores, int threads,
+           const std::function<std::unique_ptr<Transport>()>& make_transport,
+           const std::function<void(double)>& progress)
+    : options_(options), lane_(lane_cores), pool_(threads, worker_cores) {
+  lane_.call([&] { comm_ = std::make_unique<Communicator>(make_transport(), options.wire); });
+  try {
+    level_ = active_cpu_level();
+    agree(0, "");
+    limits_ = {options.max_batched_tokens,
+               options.max_logits_rows,
+               config.vocab_size,
+               max_positions,
+               plan.kv_blocks,
+               options.block_size,
+               options.max_micro_batches};
+    ModelSetup setup;
+    setup.config = config;
+    setup.weights = &weights;
+    setup.comm = comm_.get();
+    setup.level = level_;
+    setup.pool = &pool_;
+    setup.dtype = resolve(options.dtype, config.dtype);
+    setup.expert_path = options.expert_path;
+    setup.expert_parallel = options.expert_parallel;
+    setup.limits = limits_;
+    setup.progress = progress;
+    std::string failure;
+    try {
+      const ModelBytes bytes =
+          deepseek_bytes(config, setup.dtype, options.expert_path, options.expert_parallel, comm_->rank(),
+                         comm_->size(), threads, limits_);
+      comm_->reserve(bytes.max_send_elements, bytes.max_recv_elements);
+      model_ = make_deepseek(setup);
+    } catch (const std::exception& e) {
+      failure = e.what();
+    }
+    agree(failure.empty() ? 0 : 1, failure);
+    prepare(1, false);
+    for (int m = 2; m <= options.max_micro_batches; ++m) prepare(m, true);
+    lane_.call([&] {
+      comm_->barrier();
+      origin_ns_ = now_ns();
+    });
+  } catch (...) {
+    // Members are destroyed on this thread, but the transport belongs to the comm lane.
+    lane_.call([&] { comm_.reset(); });
+    throw;
+  }
+}
+
+Rank::~Rank() {
+  model_.reset();
+  lane_.call([&] { comm_.reset(); });
+}
+
+// Exchanges a word with every rank: same build, lowest CPU level, did anybody fail. All throw
+// together, so none waits for a rank that has given up.
+void Rank::agree(uint32_t failed, const std::string& failure) {
+  Hello own{};
+  std::strncpy(own.build, kBuildId, sizeof(own.build) - 1);
+  own.level = static_cast<uint32_t>(level_);
+  own.failed = failed;
+  std::strncpy(own.text, failure.c_str(), sizeof(own.text) - 1);
+  std::vector<Hello> all(static_cast<size_t>(comm_->size()));
+  lane_.call([&] {
+    comm_->all_gather_bytes(std::as_bytes(std::span<const Hello>(&own, 1)),
+                            std::as_writable_bytes(std::span<Hello>(all)));
+  });
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r].failed) {
+      // A rank's own error keeps its full text; the others quote it.
+      if (static_cast<int>(r) == comm_->rank() || all.size() == 1)
+        throw Error(ErrorKind::kInvalidArgument, failure);
+      all[r].text[sizeof(all[r].text) - 1] = 0;
+      throw Error(ErrorKind::kPeer, fmt::format("rank {}: {}", r, all[r].text));
+    }
+    if (std::strncmp(all[r].build, own.build, sizeof(own.build)) != 0) {
+      throw Error(
+          ErrorKind::kPeer,
+          fmt::format(
+              "rank {} runs another build of duet ({}) than rank {} ({}); install the same one on all hosts",
+              r, all[r].build, comm_->rank(), own.build));
+    }
+    level_ = std::min(level_, static_cast<CpuLevel>(all[r].level));
+  }
+}
+
+void Rank::check_same_program(const Program& program) {
+  const uint64_t own = hash(program);
+  std::vector<uint64_t> all(static_cast<size_t>(comm_->size()));
+  lane_.call([&] {
+    comm_->all_gather_bytes(std::as_bytes(std::span<const uint64_t>(&own, 1)),
+                            std::as_writable_bytes(std::span<uint64_t>(all)));
+  });
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r] != own) {
+      throw Error(ErrorKind::kPeer, fmt::format("rank {} made another {} program than rank {} ({:016x}, "
+                                                "{:016x}); their collectives would not meet. "
+                                                "Give every rank the same flags and model",
+                                                r, program.schedule, comm_->rank(), all[r], own));
+    }
+  }
+}
+
+Rank::Prepared& Rank::prepare(int micro_batches, bool overlap) {
+  Prepared& p = programs_[{micro_batches, overlap}];
+  if (p.program) return p;
+  Stages stages;
+  for (int m = 0; m < micro_batches; ++m) {
+    stages.begin_micro_batch(m);
+    model_->record(stages);
+  }
+  Recording recording = stages.take();
+  Program program = overlap ? overlapped_program(recording, options_.skew) : sequential_program(recording);
+  const std::vector<std::string> defects = validate(program);
+  if (!defects.empty())
+    throw Error(ErrorKind::kInternal, "the schedule made an unsound program: " + defects.front());
+  check_same_program(program);
+  p.plan = std::make_unique<LanePlan>(program);
+  p.times.resize(program.stages.size());
+  p.bodies = std::move(recording.bodies);
+  p.program = std::make_shared<const Program>(std::move(program));
+  return p;
+}
+
+void Rank::broadcast(std::vector<std::byte>& command) {
+  if (comm_->size() == 1) return;
+  lane_.call([&] { comm_->broadcast(command, 0); });
+}
+
+StepResult Rank::step(const StepBatch& batch) {
+  try {
+    check_batch(batch, limits_);
+    Prepared& p = prepare(batch.micro_batches(), batch.overlap);
+    model_->begin_step(batch);
+    const int64_t start = now_ns();
+    const int64_t tail = run_program(*p.plan, p.bodies, lane_, p.times, [this] {
+      comm_->abort(fmt::format("rank {} failed during a step", comm_->rank()));
+    });
+    StepResult result;
+    result.step_ns = now_ns() - start;
+    std::tie(result.exposed_ns, result.comm_ns) = stats_.add(*p.program, p.times, result.step_ns, tail);
+    result.overlapped = batch.overlap;
+    if (stats_.full()) lane_.call([&] { stats_.fold(*comm_); });
+    if (options_.trace && traced_stages_ < kMaxTracedStages) {
+      traced_stages_ += p.times.size();
+      TracedStep traced{static_cast<int64_t>(traced_.size()), p.program, p.times, {}};
+      for (size_t m = 1; m < batch.borders.size(); ++m)
+        traced.rows.push_back(batch.borders[m] - batch.borders[m - 1]);
+      traced_.push_back(std::move(traced));
+      if (traced_stages_ >= kMaxTracedStages)
+        log_warning("the trace is full after {} steps; later steps are not in it", traced_.size());
+    }
+    result.logits = model_->logits();
+    return result;
+  } catch (const std::exception& e) {
+    comm_->abort(fmt::format("rank {}: {}", comm_->rank(), e.what()));
+    throw;
+  }
+}
+
+RunStats Rank::stats() {
+  RunStats total;
+  lane_.call([&] { total = stats_.total(*comm_); });
+  return total;
+}
+
+void Rank::reset_stats() {
+  stats_.reset();
+}
+
+std::vector<std::string> Rank::gather_trace() {
+  std::vector<std::string> texts;
+  const std::string own = chrome_events(comm_->rank(), traced_, origin_ns_);
+  lane_.call([&] {
+    for (int r = 0; r < comm_->size(); ++r) {
+      std::vector<std::byte> bytes;
+      if (r == comm_->rank())
+        bytes.assign(reinterpret_cast<const std::byte*>(own.data()),
+                     reinterpret_cast<const std::byte*>(own.data() + own.size()));
+      comm_->broadcast(bytes, r);
+      if (comm_->rank() == 0) texts.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
+  });
+  return texts;
+}
+
+}  // namespace duet

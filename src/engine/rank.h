@@ -1,0 +1,79 @@
+// Rank: one worker of the group, whole: communicator and comm lane, model shard, programs, what it
+// measured. Lives on its own pinned thread (its compute lane), which is the only one that calls it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "engine/rank_group.h"
+#include "engine/rank_stats.h"
+#include "exec/comm_lane.h"
+#include "exec/cpu_executor.h"
+#include "exec/trace.h"
+#include "model/model.h"
+
+namespace duet {
+
+/// What a rank is told to do; the first byte of a broadcast command.
+enum class Command : uint8_t { kStep, kStats, kResetStats, kTrace, kClose };
+
+class Rank {
+ public:
+  /// Joins the group (every rank calls this at the same time): agrees on CPU level and build, loads
+  /// the shard, compares programs. `make_transport` runs on the comm lane. Throws on every rank when
+  /// one fails.
+  Rank(const RankOptions& options, const DeepseekConfig& config, const WeightSource& weights,
+       const MemoryPlan& plan, int64_t max_positions, const std::vector<int>& lane_cores,
+       const std::vector<int>& worker_cores, int threads,
+       const std::function<std::unique_ptr<Transport>()>& make_transport,
+       const std::function<void(double)>& progress);
+  ~Rank();
+
+  int rank() const { return comm_->rank(); }
+  CpuLevel level() const { return level_; }
+  std::string transport_name() const { return comm_->transport_name(); }
+
+  /// Rank 0 → all; on other ranks returns what rank 0 sent.
+  void broadcast(std::vector<std::byte>& command);
+  /// Throws Error(kInternal) when the batch is inconsistent or does not fit.
+  void check(const StepBatch& batch) const { check_batch(batch, limits_); }
+  /// Runs one step; `logits` of the result is set on rank 0.
+  StepResult step(const StepBatch& batch);
+  /// Collectives of all ranks; the result is complete on rank 0.
+  RunStats stats();
+  void reset_stats();
+  /// Every rank's trace events, on rank 0 (elsewhere empty).
+  std::vector<std::string> gather_trace();
+  void abort(const std::string& reason) noexcept { comm_->abort(reason); }
+
+ private:
+  struct Prepared {
+    std::shared_ptr<const Program> program;
+    std::vector<StageBody> bodies;
+    std::unique_ptr<LanePlan> plan;
+    std::vector<StageTime> times;
+  };
+
+  void agree(uint32_t phase_failed, const std::string& failure);
+  Prepared& prepare(int micro_batches, bool overlap);
+  void check_same_program(const Program& program);
+
+  RankOptions options_;
+  CommLane lane_;  // outlives the communicator, which is closed on it
+  std::unique_ptr<Communicator> comm_;
+  CpuLevel level_ = CpuLevel::kPortable;
+  ThreadPool pool_;
+  BatchLimits limits_;
+  std::unique_ptr<Model> model_;
+  std::map<std::pair<int, bool>, Prepared> programs_;  // by (micro-batches, overlap)
+  RankStats stats_;
+  std::vector<TracedStep> traced_;
+  size_t traced_stages_ = 0;
+  int64_t origin_ns_ = 0;  // the same moment on every rank, as far as a barrier can tell
+};
+
+}  // namespace duet

@@ -1,0 +1,370 @@
+#include "engine/rank_group.h"
+
+#include <fmt/format.h>
+
+#include <condition_variable>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <sstream>
+#include <thread>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "comm/mpi_transport.h"
+#include "comm/thread_group.h"
+#include "engine/rank.h"
+#include "load/checkpoint.h"
+#include "load/shard.h"
+#include "load/weights.h"
+#include "model/deepseek/weights.h"
+
+namespace duet {
+
+namespace {
+
+DeepseekConfig config_of(const RankOptions& o) {
+  if (o.load_format == LoadFormat::kDummy && !std::filesystem::is_directory(o.model)) {
+    std::ifstream file(o.model, std::ios::binary);
+    if (!file) throw Error(ErrorKind::kNotFound, o.model + ": no such directory or config.json file");
+    std::stringstream text;
+    text << file.rdbuf();
+    return parse_config(text.str(), o.model);
+  }
+  return load_config(o.model);
+}
+
+// Shared by all ranks of this process.
+struct Source {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::unique_ptr<WeightSource> weights;
+};
+
+Source open_weights(const RankOptions& o, const DeepseekConfig& config) {
+  Source source;
+  if (o.load_format == LoadFormat::kDummy) {
+    source.weights = dummy_weights({config.dtype, o.dummy_seed});
+  } else {
+    source.checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(o.model));
+    source.weights = checkpoint_weights(source.checkpoint);
+    log_audit(
+        audit_tensors(source.weights->names(), config.num_hidden_layers, deepseek_tensor_names(config)));
+  }
+  return source;
+}
+
+int threads_of(const RankOptions& o, int local_ranks) {
+  if (o.threads_per_rank > 0) return o.threads_per_rank;
+  return std::max(1, static_cast<int>(available_cores().size()) / std::max(1, local_ranks));
+}
+
+// A thread that owns one Rank and does what it is handed, in order.
+class RankThread {
+ public:
+  RankThread() : thread_([this] { loop(); }) {}
+  ~RankThread() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+  }
+  void start(std::function<void()> work) {
+    std::lock_guard lock(mutex_);
+    work_ = std::move(work);
+    busy_ = true;
+    error_ = nullptr;
+    changed_.notify_all();
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !busy_; });
+  }
+  std::exception_ptr error() {
+    std::lock_guard lock(mutex_);
+    return error_;
+  }
+  void call(std::function<void()> work) {
+    start(std::move(work));
+    wait();
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  void loop() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return stop_ || work_; });
+      if (!work_) return;
+      std::function<void()> work = std::move(work_);
+      work_ = nullptr;
+      lock.unlock();
+      std::exception_ptr error;
+      try {
+        work();
+      } catch (...) {
+        error = std::current_exception();
+      }
+      work = nullptr;
+      lock.lock();
+      error_ = error;
+      busy_ = false;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::function<void()> work_;
+  bool busy_ = false, stop_ = false;
+  std::exception_ptr error_;
+  std::jthread thread_;
+};
+
+// What ranks other than 0 do until the group closes.
+void serve(Rank& rank) {
+  while (true) {
+    std::vector<std::byte> command;
+    rank.broadcast(command);
+    if (command.empty()) throw Error(ErrorKind::kPeer, "rank 0 sent an empty command");
+    switch (static_cast<Command>(command.front())) {
+      case Command::kStep: {
+        // Lives until the step is done: micro-batches point into it.
+        const StepBatch batch = deserialize_batch(std::span<const std::byte>(command).subspan(1));
+        rank.step(batch);
+        break;
+      }
+      case Command::kStats: rank.stats(); break;
+      case Command::kResetStats: rank.reset_stats(); break;
+      case Command::kTrace: rank.gather_trace(); break;
+      case Command::kClose: return;
+    }
+  }
+}
+
+class Group final : public RankGroup {
+ public:
+  Group(const RankOptions& options, const std::function<void(double)>& progress) : options_(options) {
+    const DeepseekConfig config = config_of(options);
+    const bool whole_experts = options.expert_parallel || options.expert_path == ExpertPath::kAllToAll;
+    check_rank_count(config, options.ranks, whole_experts);
+    plan_ = plan_memory(options, config);
+    info_.config = config;
+    info_.dtype = resolve(options.dtype, config.dtype);
+    info_.kv_blocks = plan_.kv_blocks;
+    info_.block_size = options.block_size;
+    const int64_t room = plan_.kv_blocks * options.block_size;
+    info_.max_model_len =
+        options.max_model_len > 0 ? options.max_model_len : std::min(config.max_position_embeddings, room);
+    source_ = open_weights(options, config);
+    if (options.backend == Backend::kMpi)
+      start_mpi(progress);
+    else
+      start_threads(progress);
+  }
+
+  ~Group() override {
+    if (is_root_ && ranks_[0] && !failed_) {
+      try {
+        threads_[0]->call([this] { command(Command::kClose, {}); });
+      } catch (const std::exception& e) {
+        log_warning("closing the ranks: {}", e.what());
+      }
+    }
+    for (auto& thread : threads_) thread->wait();
+    // Ranks meet while they close (MPI), and each is closed on its own thread.
+    for (size_t r = 0; r < threads_.size(); ++r) threads_[r]->start([this, r] { ranks_[r].reset(); });
+    for (auto& thread : threads_) thread->wait();
+  }
+
+  bool is_root() const { return is_root_; }
+  /// MPI ranks other than 0: works until rank 0 closes.
+  void work() {
+    threads_[0]->wait();
+    if (threads_[0]->error()) std::rethrow_exception(threads_[0]->error());
+  }
+
+  const ModelInfo& info() const override { return info_; }
+  const MemoryPlan& memory() const override { return plan_; }
+
+  StepResult run(const StepBatch& batch) override {
+    StepResult result;
+    on_rank_0([&](Rank& rank) {
+      rank.check(batch);  // before anybody is told: a bad batch must not cost the group
+      command(Command::kStep, serialize(batch));
+      result = rank.step(batch);
+    });
+    return result;
+  }
+
+  RunStats stats() override {
+    RunStats total;
+    on_rank_0([&](Rank& rank) {
+      command(Command::kStats, {});
+      total = rank.stats();
+    });
+    return total;
+  }
+
+  void reset_stats() override {
+    on_rank_0([&](Rank& rank) {
+      command(Command::kResetStats, {});
+      rank.reset_stats();
+    });
+  }
+
+  void write_trace(const std::string& path) override {
+    if (!options_.trace)
+      throw Error(ErrorKind::kInvalidArgument, "no trace was kept; load the model with trace on");
+    std::vector<std::string> events;
+    on_rank_0([&](Rank& rank) {
+      command(Command::kTrace, {});
+      events = rank.gather_trace();
+    });
+    write_chrome_trace(
+        path, events,
+        fmt::format(R"("ranks":{},"transport":"{}","micro_batches":{},"expert_path":"{}")", options_.ranks,
+                    info_.transport, options_.max_micro_batches,
+                    options_.expert_path == ExpertPath::kAllToAll ? "all-to-all" : "all-reduce"));
+  }
+
+ private:
+  void command(Command kind, const std::vector<std::byte>& payload) {
+    std::vector<std::byte> bytes{static_cast<std::byte>(kind)};
+    bytes.insert(bytes.end(), payload.begin(), payload.end());
+    ranks_[0]->broadcast(bytes);
+  }
+
+  void on_rank_0(const std::function<void(Rank&)>& work) {
+    if (failed_) throw Error(ErrorKind::kPeer, "the ranks have failed before: " + failure_);
+    try {
+      threads_[0]->call([&] { work(*ranks_[0]); });
+    } catch (...) {
+      fail(std::current_exception());
+    }
+  }
+
+  // A rank that was woken by another's abort only quotes; the one that failed first has the cause.
+  [[noreturn]] void fail(std::exception_ptr error) {
+    failed_ = true;
+    for (size_t r = 1; r < threads_.size(); ++r) {
+      threads_[r]->wait();
+      const std::exception_ptr other = threads_[r]->error();
+      if (other && is_quote(error) && !is_quote(other)) error = other;
+    }
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+      failure_ = e.what();
+      throw;
+    }
+  }
+  static bool is_quote(const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error& e) {
+      return e.kind() == ErrorKind::kPeer;
+    } catch (...) {
+      return false;
+    }
+  }
+
+  void make_rank(size_t index, int threads, const std::vector<int>& own_cores,
+                 const std::function<std::unique_ptr<Transport>()>& transport,
+                 const std::function<void(double)>& progress) {
+    const std::vector<int> all_cores = available_cores();
+    if (!own_cores.empty()) pin_this_thread(own_cores.front());
+    const std::vector<int> workers =
+        own_cores.size() > 1 ? std::vector<int>(own_cores.begin() + 1, own_cores.end()) : std::vector<int>{};
+    // The comm lane sleeps nearly always; it may run on any core, also on its own rank's.
+    ranks_[index] =
+        std::make_unique<Rank>(options_, info_.config, *source_.weights, plan_, info_.max_model_len,
+                               all_cores, workers, threads, transport, progress);
+  }
+
+  void start_threads(const std::function<void(double)>& progress) {
+    const int n = options_.ranks;
+    const int threads = threads_of(options_, n);
+    const std::vector<int> cores = available_cores();
+    const bool pin = static_cast<int>(cores.size()) >= n * threads;
+    auto transports = std::make_shared<std::vector<std::unique_ptr<Transport>>>(ThreadGroup::create(n));
+    ranks_.resize(static_cast<size_t>(n));
+    for (int r = 0; r < n; ++r) threads_.push_back(std::make_unique<RankThread>());
+    for (int r = 0; r < n; ++r) {
+      std::vector<int> own;
+      for (int t = 0; pin && t < threads; ++t) own.push_back(cores[static_cast<size_t>(r * threads + t)]);
+      const size_t i = static_cast<size_t>(r);
+      threads_[i]->start([this, i, own, threads, transports, progress] {
+        make_rank(
+            i, threads, own,
+            [this, transports, i] {
+              std::unique_ptr<Transport> t = std::move((*transports)[i]);
+              return options_.link ? make_shaped_transport(std::move(t), *options_.link) : std::move(t);
+            },
+            i == 0 ? progress : nullptr);
+      });
+    }
+    join_start();
+    for (int r = 1; r < n; ++r) {
+      const size_t i = static_cast<size_t>(r);
+      threads_[i]->start([this, i] { serve(*ranks_[i]); });
+    }
+  }
+
+  void start_mpi(const std::function<void(double)>& progress) {
+    if (options_.link)
+      throw Error(ErrorKind::kInvalidArgument,
+                  "--link-bandwidth and --link-latency shape the link between thread ranks; under MPI the "
+                  "network is what it is");
+    ranks_.resize(1);
+    threads_.push_back(std::make_unique<RankThread>());
+    // mpirun's binding decides where this process runs; one thread unless asked for more.
+    const int threads = options_.threads_per_rank > 0 ? options_.threads_per_rank : 1;
+    threads_[0]->call([this, threads, progress] {
+      make_rank(
+          0, threads, {}, [] { return make_mpi_transport(); }, progress);
+    });
+    is_root_ = ranks_[0]->rank() == 0;
+    info_.cpu_level = ranks_[0]->level();
+    info_.transport = ranks_[0]->transport_name();
+    if (!is_root_) threads_[0]->start([this] { serve(*ranks_[0]); });
+  }
+
+  void join_start() {
+    std::exception_ptr error;
+    for (auto& thread : threads_) {
+      thread->wait();
+      const std::exception_ptr own = thread->error();
+      if (own && (!error || (is_quote(error) && !is_quote(own)))) error = own;
+    }
+    if (error) {
+      failed_ = true;
+      std::rethrow_exception(error);
+    }
+    info_.cpu_level = ranks_[0]->level();
+    info_.transport = ranks_[0]->transport_name();
+  }
+
+  RankOptions options_;
+  ModelInfo info_;
+  MemoryPlan plan_;
+  Source source_;
+  bool is_root_ = true;
+  bool failed_ = false;
+  std::string failure_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  std::vector<std::unique_ptr<RankThread>> threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<RankGroup> RankGroup::start(const RankOptions& options,
+                                            const std::function<void(double)>& progress) {
+  auto group = std::make_unique<Group>(options, progress);
+  if (group->is_root()) return group;
+  group->work();
+  return nullptr;
+}
+
+}  // namespace duet

@@ -1,0 +1,43 @@
+// Runs prompts through a RankGroup in any cut a test asks for and returns every logit.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/rank_group.h"
+
+namespace duet {
+
+struct Golden {
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<std::vector<int32_t>> greedy;
+  std::vector<std::vector<float>> logits;  // per prompt [tokens, vocab]
+  int64_t vocab = 0;
+};
+/// tests/fixtures/golden/<name>: see its README.
+Golden load_golden(const std::string& name);
+std::string golden_dir(const std::string& name);
+
+/// How prompts are cut into steps and steps into micro-batches.
+struct Cut {
+  int64_t chunk = 0;    // > 0: so many tokens of each prompt per step
+  bool decode = false;  // one token per prompt and step, absorbed attention
+  std::vector<int64_t>
+      borders;            // inner borders of micro-batches (rows of each step); those that fit are used
+  int micro_batches = 1;  // without borders: equal parts of the rows
+  bool overlap = false;
+  int64_t max_rows = 2048;
+};
+
+/// logits[i]: [tokens of prompt i, vocab]. Blocks are handed out scattered, so that nothing can rely
+/// on neighbouring ones.
+std::vector<std::vector<float>> run_prompts(RankGroup& group,
+                                            const std::vector<std::vector<int32_t>>& prompts, const Cut& cut);
+
+/// ‖x − y‖ / ‖y‖.
+double relative_error(const std::vector<float>& x, const std::vector<float>& y);
+
+/// `count` seeded random tokens.
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab, unsigned seed);
+
+}  // namespace duet
