@@ -37,7 +37,16 @@ std::string range_text(const char* what, double low, double high) {
 }  // namespace
 
 std::string show_name(std::string_view name) {
-  return "\"" + cut(std::string(name)) + "\"";
+  std::string shown;
+  for (const char c : name.substr(0, 2 * kMaxShownBytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {  // a NUL would end the message, an escape would reach the terminal
+      shown += fmt::format("\\x{:02x}", byte);
+    } else {
+      shown += c;
+    }
+  }
+  return "\"" + cut(std::move(shown)) + "\"";
 }
 
 std::string describe(const json& value) {
