@@ -1,0 +1,204 @@
+// MLA for prompt tokens: keys and values of a head are expanded from the latent, a tile at a time.
+// One item of work is (a block of rows of one span, a few heads). The tile is the outer loop, so
+// one expansion (2 · lora · (nope + v) operations a key, worth about 400 rows of scores and
+// values) serves every row of the block. The output accumulates in `out` itself, so a block may
+// be long while the scratch only holds a maximum and a sum per row.
+#include "kernels/cpu/mla_tile.h"
+
+namespace duet::mla {
+
+namespace {
+
+constexpr int64_t kTile = 64;         // keys; larger wastes work on the causal diagonal
+constexpr int64_t kRowBlock = 1024;   // rows that share an expansion
+constexpr int64_t kMinRowBlock = 64;  // below, expansion is nearly all of the work
+constexpr int64_t kSubRows = 64;      // rows per product: scores stay in the first-level caches
+constexpr int64_t kHeadGroup = 4;     // heads that share the reading of a tile
+
+struct Scratch {
+  float* latent;      // [kTile, lora + rope]
+  float* expanded;    // [kTile, expanded_columns]
+  std::byte* temp;    // of the packers
+  std::byte* keys;    // packed [kTile, nope + rope]
+  std::byte* values;  // packed [v, kTile]
+  float* scores;      // [kSubRows, kTile]
+  float* correction;  // [kSubRows]
+  float* max;         // [kHeadGroup, kRowBlock]
+  float* sum;
+  std::byte* gemm;
+};
+
+Scratch carve(const MlaShape& s, Carver& c) {
+  const int64_t q_head = s.nope + s.rope;
+  Scratch t;
+  t.latent = c.take<float>(kTile * (s.lora + s.rope));
+  t.expanded = c.take<float>(kTile * expanded_columns(s));
+  t.temp = c.take<std::byte>(
+      std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(q_head)), kTile * s.v * int64_t{sizeof(float)}));
+  t.keys = c.take<std::byte>(static_cast<int64_t>(packed_bytes(kTile, q_head, DType::kF32)));
+  t.values = c.take<std::byte>(static_cast<int64_t>(packed_bytes(s.v, kTile, DType::kF32)));
+  t.scores = c.take<float>(kSubRows * kTile);
+  t.correction = c.take<float>(kSubRows);
+  t.max = c.take<float>(kHeadGroup * kRowBlock);
+  t.sum = c.take<float>(kHeadGroup * kRowBlock);
+  const size_t gemm =
+      std::max({gemm_scratch_bytes(kTile, expanded_columns(s), s.lora, 1),
+                gemm_scratch_bytes(kSubRows, kTile, q_head, 1), gemm_scratch_bytes(kSubRows, s.v, kTile, 1)});
+  t.gemm = c.take<std::byte>(static_cast<int64_t>(gemm));
+  return t;
+}
+
+/// How spans are cut into items. The cut moves work between threads and never changes a result.
+struct Cut {
+  int64_t row_block;
+  int64_t head_group;
+  int64_t groups;
+};
+
+Cut choose_cut(const Job& job, int64_t total_rows) {
+  const int64_t wanted = job.cx.threads() == 1 ? 1 : 3 * job.cx.threads();  // some slack to balance
+  Cut cut{kRowBlock, kHeadGroup, 0};
+  const int64_t blocks = (total_rows + kRowBlock - 1) / kRowBlock;
+  while (cut.head_group > 1 && blocks * ((job.shape.heads + cut.head_group - 1) / cut.head_group) < wanted) {
+    cut.head_group /= 2;
+  }
+  cut.groups = (job.shape.heads + cut.head_group - 1) / cut.head_group;
+  const int64_t pieces = (wanted + cut.groups - 1) / cut.groups;  // row blocks wanted
+  if (blocks < pieces) {
+    cut.row_block =
+        std::clamp(round_up((total_rows + pieces - 1) / pieces, kSubRows), kMinRowBlock, kRowBlock);
+  }
+  return cut;
+}
+
+struct Block {  // rows [row, row + rows) of q and out, the first at `position`
+  int64_t row, rows, position;
+  const int32_t* table;
+  int64_t head, heads;
+};
+
+Block find_block(const Job& job, const Cut& cut, int64_t item) {
+  for (const AttentionSpan& span : job.spans) {
+    if (span.form != AttentionForm::kExpanded) continue;
+    const int64_t blocks = (span.rows + cut.row_block - 1) / cut.row_block;
+    if (item < blocks * cut.groups) {
+      // Late blocks see most keys and cost most: they go first.
+      const int64_t first = (blocks - 1 - item / cut.groups) * cut.row_block;
+      const int64_t head = item % cut.groups * cut.head_group;
+      return {span.first_row + first,
+              std::min(cut.row_block, span.rows - first),
+              span.start_position + first,
+              span.block_table,
+              head,
+              std::min<int64_t>(cut.head_group, job.shape.heads - head)};
+    }
+    item -= blocks * cut.groups;
+  }
+  DUET_CHECK(false && "item beyond the last span");
+  return {};
+}
+
+/// Packs keys and values of one head for the tile whose latent rows are in t.latent.
+void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t) {
+  const MlaShape& s = job.shape;
+  const int64_t columns = expanded_columns(s);
+  const PackedView whole = job.weights.kv_b.view();
+  PackedView w = whole;
+  w.data = static_cast<const std::byte*>(whole.data) + packed_bytes(head * columns, whole.k, whole.dtype);
+  w.n = columns;
+  gemm_single(job.cx.level, job.cx.rounding, {t.latent, keys, s.lora, job.width()}, w,
+              {t.expanded, keys, columns}, Accumulate::kNo, t.gemm);
+  pack_keys(job, t.expanded, columns, s.nope, t.latent + s.lora, job.width(), s.rope, keys, t.temp, t.keys);
+  pack_values(job, t.expanded + s.nope, columns, s.v, keys, t.temp, t.values);
+}
+
+/// Scores, softmax and values of one head for the rows of the block that see this tile.
+void attend_tile(const Job& job, const Block& block, int64_t local_head, int64_t first, int64_t keys,
+                 const Scratch& t) {
+  const MlaShape& s = job.shape;
+  const int64_t head = block.head + local_head;
+  const DType dtype = tile_dtype(job.cx.rounding);
+  const PackedView values{t.values, dtype, s.v, keys};
+  const int64_t begin = std::max<int64_t>(0, first - block.position);
+  for (int64_t r = begin; r < block.rows; r += kSubRows) {
+    const int64_t rows = std::min(kSubRows, block.rows - r);
+    const int64_t first_valid = block.position + r - first + 1;
+    const int64_t seen = std::min(keys, first_valid + rows - 1);  // by the last of these rows
+    const ConstRows q{job.q.row(block.row + r) + head * job.q_head(), rows, job.q_head(), job.q.stride};
+    gemm_single(job.cx.level, job.cx.rounding, q, {t.keys, dtype, seen, job.q_head()},
+                {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
+    SoftmaxTile tile;
+    tile.scores = t.scores;
+    tile.stride = kTile;
+    tile.rows = rows;
+    tile.keys = keys;
+    tile.first_valid = first_valid;
+    tile.step = 1;
+    tile.scale = s.scale;
+    tile.first = first == 0;
+    tile.max = t.max + local_head * kRowBlock + r;
+    tile.sum = t.sum + local_head * kRowBlock + r;
+    tile.correction = t.correction;
+    job.rows.softmax(tile);
+    const Rows out{job.out.row(block.row + r) + head * s.v, rows, s.v, job.out.stride};
+    if (first > 0) {
+      for (int64_t i = 0; i < rows; ++i) {
+        if (!(t.correction[i] == 1.0f)) job.rows.scale(out.row(i), t.correction[i], s.v, out.row(i));
+      }
+    }
+    gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, keys, kTile}, values, out,
+                first == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+  }
+}
+
+void run_block(const Job& job, const Block& block, const Scratch& t) {
+  const int64_t end = block.position + block.rows;  // keys beyond are nobody's business here
+  for (int64_t first = 0; first < end; first += kTile) {
+    const int64_t keys = std::min(kTile, end - first);
+    load_rows(job, block.table, first, keys, t.latent);
+    for (int64_t h = 0; h < block.heads; ++h) {
+      expand_head(job, block.head + h, keys, t);
+      attend_tile(job, block, h, first, keys, t);
+    }
+  }
+  for (int64_t h = 0; h < block.heads; ++h) {
+    for (int64_t r = 0; r < block.rows; ++r) {
+      float* out = job.out.row(block.row + r) + (block.head + h) * job.shape.v;
+      job.rows.scale(out, 1.0f / t.sum[h * kRowBlock + r], job.shape.v, out);
+    }
+  }
+}
+
+}  // namespace
+
+size_t expanded_bytes(const MlaShape& shape, int threads) {
+  Carver one(nullptr);
+  carve(shape, one);
+  return one.used() * static_cast<size_t>(threads);
+}
+
+void run_expanded(const Job& job, std::byte* scratch) {
+  int64_t total = 0;
+  for (const AttentionSpan& span : job.spans) {
+    if (span.form == AttentionForm::kExpanded) total += span.rows;
+  }
+  if (total == 0) return;
+  const Cut cut = choose_cut(job, total);
+  int64_t items = 0;
+  for (const AttentionSpan& span : job.spans) {
+    if (span.form == AttentionForm::kExpanded)
+      items += (span.rows + cut.row_block - 1) / cut.row_block * cut.groups;
+  }
+  const size_t per_thread = expanded_bytes(job.shape, 1);
+  const auto body = [&](int item, int thread) {
+    Carver carver(scratch + static_cast<size_t>(thread) * per_thread);
+    run_block(job, find_block(job, cut, item), carve(job.shape, carver));
+  };
+  if (job.cx.pool) {
+    job.cx.pool->parallel_for(static_cast<int>(items), [&body](int item, int thread) { body(item, thread); });
+  } else {
+    for (int item = 0; item < items; ++item) body(item, 0);
+  }
+}
+
+}  // namespace duet::mla

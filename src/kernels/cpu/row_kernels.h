@@ -1,0 +1,61 @@
+// The vectorised inner loops behind norm, RoPE, softmax and the packing of attention tiles: a
+// table of functions per level. Called by the ops in kernels/cpu only. Each function gives the
+// same bits for a row wherever the row lies and whoever calls; levels differ only by FMA in exp.
+#pragma once
+
+#include <cstdint>
+
+#include "base/cpu.h"
+
+namespace duet {
+
+/// One tile of scores → probabilities, with the running maximum and sum of each row.
+struct SoftmaxTile {
+  float* scores = nullptr;  // [rows, stride]; on return p, zeros from a row's last key to `keys`
+  int64_t stride = 0;       // multiple of 16, ≥ keys
+  int64_t rows = 0;
+  int64_t keys = 0;         // columns that the product with V reads
+  int64_t first_valid = 0;  // row i sees columns [0, min(keys, first_valid + i · step)), at least one
+  int64_t step = 0;         // 1: causal rows; 0: rows are heads of one token
+  float scale = 1.0f;
+  bool first = false;           // no earlier tile: max and sum are written, not read
+  float* max = nullptr;         // [rows]
+  float* sum = nullptr;         // [rows]
+  float* correction = nullptr;  // [rows]: what the output so far is to be multiplied by
+};
+
+struct RowKernels {
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  /// Pairs (2j, 2j+1) of x rotated by cos[j], sin[j], j < half.
+  void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
+  void (*add)(const float* x, float* out, int64_t n);
+  /// out = x · factor + 0: a zero comes out positive, so the sign of an underflow can't show.
+  void (*scale)(const float* x, float factor, int64_t n, float* out);
+  /// out = out · a + x · b + 0.
+  void (*blend)(const float* x, float b, float a, int64_t n, float* out);
+  /// out = e^(x - shift).
+  void (*exp)(const float* x, float shift, int64_t n, float* out);
+  /// Largest value, NaN passed over, -infinity when there is none.
+  float (*max)(const float* x, int64_t n);
+  void (*softmax)(const SoftmaxTile& tile);
+
+  /// In place: rounded to binary16 and back.
+  void (*round_f16)(float* x, int64_t n);
+  void (*f16_to_f32)(const uint16_t* x, int64_t n, float* out);
+  /// One panel (packed.h) of up to 16 rows of 32-bit units: out[u · 16 + r] = rows[r · stride + u],
+  /// zero for r ≥ count. A unit is one f32, or two neighbouring bf16.
+  void (*pack_columns)(const uint32_t* rows, int64_t stride, int64_t count, int64_t units, uint32_t* out);
+  /// Panels whose output columns run along the rows: [k, n] row-major → packed [n, k].
+  void (*pack_rows_f32)(const float* rows, int64_t stride, int64_t k, int64_t n, float* out);
+  void (*pack_rows_bf16)(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* out);
+};
+
+const RowKernels& row_kernels(CpuLevel level);
+
+extern const RowKernels kRowKernelsPortable;
+#if defined(__x86_64__)
+extern const RowKernels kRowKernelsAvx2;
+extern const RowKernels kRowKernelsAvx512;
+#endif
+
+}  // namespace duet

@@ -1,0 +1,25 @@
+#include "kernels/cpu/row_kernels.h"
+
+#if defined(__x86_64__)
+#include "kernels/cpu/row_kernels_body.h"
+
+namespace duet {
+
+const RowKernels kRowKernelsAvx2 = {
+    .rms_norm = rms_norm_row,
+    .rope = rope_row,
+    .add = add_row,
+    .scale = scale_row,
+    .blend = blend_row,
+    .exp = exp_row,
+    .max = max_row,
+    .softmax = softmax_tile,
+    .round_f16 = round_f16_row,
+    .f16_to_f32 = f16_to_f32_row,
+    .pack_columns = pack_columns_block,
+    .pack_rows_f32 = pack_rows_f32_block,
+    .pack_rows_bf16 = pack_rows_bf16_block,
+};
+
+}  // namespace duet
+#endif

@@ -1,0 +1,209 @@
+// The bodies of RowKernels. Included by row_kernels*.cc, each compiled for its own instruction
+// set; internal linkage throughout (see lanes.h), and no call into inline code of other headers.
+#pragma once
+
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/row_kernels.h"
+
+namespace duet {
+namespace {
+
+void rms_norm_row(const float* x, const float* weight, float eps, int64_t n, float* out) {
+  // Four chains hide the latency of the addition.
+  Lanes acc[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int c = 0; c < 4; ++c) {
+      const Lanes v = load(x + i + c * kLanes);
+      acc[c] = acc[c] + v * v;
+    }
+  }
+  for (; i + kLanes <= n; i += kLanes) {
+    const Lanes v = load(x + i);
+    acc[0] = acc[0] + v * v;
+  }
+  if (i < n) {
+    const Lanes v = load_some(x + i, n - i, 0.0f);
+    acc[0] = acc[0] + v * v;
+  }
+  const float sum = lane_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+  const float factor = 1.0f / __builtin_sqrtf(sum / static_cast<float>(n) + eps);
+  const Lanes f = splat(factor);
+  for (i = 0; i + kLanes <= n; i += kLanes) store(load(x + i) * f * load(weight + i), out + i);
+  for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+void rope_row(float* x, const float* cos, const float* sin, int64_t half) {
+  for (int64_t j = 0; j < half; ++j) {
+    const float a = x[2 * j], b = x[2 * j + 1];
+    x[2 * j] = a * cos[j] - b * sin[j];
+    x[2 * j + 1] = b * cos[j] + a * sin[j];
+  }
+}
+
+void add_row(const float* x, float* out, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(load(out + i) + load(x + i), out + i);
+  for (; i < n; ++i) out[i] += x[i];
+}
+
+void scale_row(const float* x, float factor, int64_t n, float* out) {
+  const Lanes f = splat(factor), zero = splat(0.0f);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(load(x + i) * f + zero, out + i);
+  for (; i < n; ++i) out[i] = x[i] * factor + 0.0f;
+}
+
+void blend_row(const float* x, float b, float a, int64_t n, float* out) {
+  const Lanes fa = splat(a), fb = splat(b), zero = splat(0.0f);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store((load(out + i) * fa + load(x + i) * fb) + zero, out + i);
+  for (; i < n; ++i) out[i] = (out[i] * a + x[i] * b) + 0.0f;
+}
+
+void exp_row(const float* x, float shift, int64_t n, float* out) {
+  const Lanes s = splat(shift);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(exp_lanes(load(x + i) - s), out + i);
+  if (i < n) store_some(exp_lanes(load_some(x + i, n - i, 0.0f) - s), out + i, n - i);
+}
+
+float max_row(const float* x, int64_t n) {
+  Lanes m = splat(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) m = larger(m, load(x + i));
+  if (i < n) m = larger(m, load_some(x + i, n - i, -__builtin_inff()));
+  return lane_max(m);
+}
+
+void softmax_tile(const SoftmaxTile& t) {
+  const Lanes scale = splat(t.scale);
+  for (int64_t row = 0; row < t.rows; ++row) {
+    float* s = t.scores + row * t.stride;
+    const int64_t seen = t.first_valid + row * t.step;
+    const int64_t valid = seen < t.keys ? seen : t.keys;
+    const int64_t whole = valid / kLanes * kLanes;
+    Lanes peak = splat(-__builtin_inff());
+    for (int64_t j = 0; j < whole; j += kLanes) {
+      const Lanes v = load(s + j) * scale;
+      store(v, s + j);
+      peak = larger(peak, v);
+    }
+    if (whole < valid) {
+      const Lanes v = first_lanes(load(s + whole) * scale, valid - whole, -__builtin_inff());
+      store(v, s + whole);
+      peak = larger(peak, v);
+    }
+    float top = lane_max(peak);
+    if (!t.first && t.max[row] > top) top = t.max[row];
+    const Lanes shift = splat(top);
+    Lanes total = splat(0.0f);
+    for (int64_t j = 0; j < whole; j += kLanes) {
+      const Lanes p = exp_lanes(load(s + j) - shift);
+      store(p, s + j);
+      total = total + p;
+    }
+    int64_t j = whole;
+    if (whole < valid) {
+      const Lanes p = first_lanes(exp_lanes(load(s + whole) - shift), valid - whole, 0.0f);
+      store(p, s + whole);
+      total = total + p;
+      j += kLanes;
+    }
+    for (; j < t.keys; j += kLanes) store(splat(0.0f), s + j);
+    const float sum = lane_sum(total);
+    if (t.first) {
+      t.sum[row] = sum;
+      t.correction[row] = 0.0f;
+    } else {
+      float correction = 1.0f;  // e^0, exactly
+      if (!(t.max[row] == top)) {
+        float lane[kLanes];
+        store(exp_lanes(splat(t.max[row] - top)), lane);
+        correction = lane[0];
+      }
+      t.sum[row] = t.sum[row] * correction + sum;
+      t.correction[row] = correction;
+    }
+    t.max[row] = top;
+  }
+}
+
+#if defined(__F16C__)
+void f16_to_f32_row(const uint16_t* x, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+  }
+  if (i < n) {
+    uint16_t in[8] = {};
+    float wide[8];
+    for (int64_t j = i; j < n; ++j) in[j - i] = x[j];
+    _mm256_storeu_ps(wide, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in))));
+    for (int64_t j = i; j < n; ++j) out[j] = wide[j - i];
+  }
+}
+
+void round_f16_row(float* x, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m128i h = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_ps(x + i, _mm256_cvtph_ps(h));
+  }
+  if (i < n) {
+    float in[8] = {};
+    for (int64_t j = i; j < n; ++j) in[j - i] = x[j];
+    const __m128i h = _mm256_cvtps_ph(_mm256_loadu_ps(in), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_ps(in, _mm256_cvtph_ps(h));
+    for (int64_t j = i; j < n; ++j) x[j] = in[j - i];
+  }
+}
+#endif
+
+void pack_columns_block(const uint32_t* rows, int64_t stride, int64_t count, int64_t units, uint32_t* out) {
+  for (int64_t u = 0; u < units; ++u) {
+    for (int64_t r = 0; r < kLanes; ++r) out[u * kLanes + r] = r < count ? rows[r * stride + u] : 0u;
+  }
+}
+
+void pack_rows_f32_block(const float* rows, int64_t stride, int64_t k, int64_t n, float* out) {
+  for (int64_t first = 0; first < n; first += kLanes) {
+    const int64_t count = n - first < kLanes ? n - first : kLanes;
+    for (int64_t i = 0; i < k; ++i, out += kLanes) {
+      const float* row = rows + i * stride + first;
+      if (count == kLanes) {
+        store(load(row), out);
+      } else {
+        for (int64_t j = 0; j < kLanes; ++j) out[j] = j < count ? row[j] : 0.0f;
+      }
+    }
+  }
+}
+
+void pack_rows_bf16_block(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* out) {
+  for (int64_t first = 0; first < n; first += kLanes) {
+    const int64_t count = n - first < kLanes ? n - first : kLanes;
+    for (int64_t i = 0; i < k; i += 2, out += 2 * kLanes) {
+      const uint16_t* even = rows + i * stride + first;
+      const bool odd_end = i + 1 == k;
+#if defined(__AVX2__)
+      if (count == kLanes && !odd_end) {
+        const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even));
+        const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even + stride));
+        const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute2x128_si256(low, high, 0x20));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + kLanes),
+                            _mm256_permute2x128_si256(low, high, 0x31));
+        continue;
+      }
+#endif
+      for (int64_t j = 0; j < kLanes; ++j) {
+        out[2 * j] = j < count ? even[j] : uint16_t{0};
+        out[2 * j + 1] = j < count && !odd_end ? even[stride + j] : uint16_t{0};
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace duet
