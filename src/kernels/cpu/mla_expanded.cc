@@ -3,6 +3,8 @@
 // one expansion (2 · lora · (nope + v) operations a key, worth about 400 rows of scores and
 // values) serves every row of the block. The output accumulates in `out` itself, so a block may
 // be long while the scratch only holds a maximum and a sum per row.
+#include <cmath>
+
 #include "kernels/cpu/mla_tile.h"
 
 namespace duet::mla {
@@ -112,42 +114,73 @@ void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t) {
   pack_values(job, t.expanded + s.nope, columns, s.v, keys, t.temp, t.values);
 }
 
-/// Scores, softmax and values of one head for the rows of the block that see this tile.
-void attend_tile(const Job& job, const Block& block, int64_t local_head, int64_t first, int64_t keys,
-                 const Scratch& t) {
+/// Whether some expanded value of the tile is, or will be once rounded, not finite. Then 0 · value
+/// is not 0, and a row must not even multiply keys that it does not see.
+bool has_spoilt_values(const Job& job, int64_t keys, const Scratch& t) {
+  // f16's largest value, and the largest f32 that rounds to a finite bf16.
+  const float limit = job.cx.rounding == Rounding::kF16 ? 65504.0f : 3.3895e38f;
+  bool spoilt = false;
+  for (int64_t key = 0; key < keys; ++key) {
+    const float* row = t.expanded + key * expanded_columns(job.shape) + job.shape.nope;
+    for (int64_t d = 0; d < job.shape.v; ++d) spoilt |= !(std::abs(row[d]) <= limit);
+  }
+  return spoilt;
+}
+
+/// One tile for rows [r, r + rows) of the block: scores, softmax, values; `keys` are multiplied,
+/// of which row r sees the first `first_valid`.
+void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t r, int64_t rows,
+                 int64_t first, int64_t keys, const Scratch& t) {
   const MlaShape& s = job.shape;
   const int64_t head = block.head + local_head;
   const DType dtype = tile_dtype(job.cx.rounding);
-  const PackedView values{t.values, dtype, s.v, keys};
-  const int64_t begin = std::max<int64_t>(0, first - block.position);
-  for (int64_t r = begin; r < block.rows; r += kSubRows) {
-    const int64_t rows = std::min(kSubRows, block.rows - r);
-    const int64_t first_valid = block.position + r - first + 1;
-    const int64_t seen = std::min(keys, first_valid + rows - 1);  // by the last of these rows
-    const ConstRows q{job.q.row(block.row + r) + head * job.q_head(), rows, job.q_head(), job.q.stride};
-    gemm_single(job.cx.level, job.cx.rounding, q, {t.keys, dtype, seen, job.q_head()},
-                {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
-    SoftmaxTile tile;
-    tile.scores = t.scores;
-    tile.stride = kTile;
-    tile.rows = rows;
-    tile.keys = keys;
-    tile.first_valid = first_valid;
-    tile.step = 1;
-    tile.scale = s.scale;
-    tile.first = first == 0;
-    tile.max = t.max + local_head * kRowBlock + r;
-    tile.sum = t.sum + local_head * kRowBlock + r;
-    tile.correction = t.correction;
-    job.rows.softmax(tile);
-    const Rows out{job.out.row(block.row + r) + head * s.v, rows, s.v, job.out.stride};
-    if (first > 0) {
-      for (int64_t i = 0; i < rows; ++i) {
-        if (!(t.correction[i] == 1.0f)) job.rows.scale(out.row(i), t.correction[i], s.v, out.row(i));
-      }
+  const int64_t first_valid = block.position + r - first + 1;
+  const int64_t seen = std::min(keys, first_valid + rows - 1);  // by the last of these rows
+  const ConstRows q{job.q.row(block.row + r) + head * job.q_head(), rows, job.q_head(), job.q.stride};
+  gemm_single(job.cx.level, job.cx.rounding, q, {t.keys, dtype, seen, job.q_head()},
+              {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
+  SoftmaxTile tile;
+  tile.scores = t.scores;
+  tile.stride = kTile;
+  tile.rows = rows;
+  tile.keys = keys;
+  tile.first_valid = first_valid;
+  tile.step = 1;
+  tile.scale = s.scale;
+  tile.first = first == 0;
+  tile.max = t.max + local_head * kRowBlock + r;
+  tile.sum = t.sum + local_head * kRowBlock + r;
+  tile.correction = t.correction;
+  job.rows.softmax(tile);
+  const Rows out{job.out.row(block.row + r) + head * s.v, rows, s.v, job.out.stride};
+  if (first > 0) {
+    for (int64_t i = 0; i < rows; ++i) {
+      if (!(t.correction[i] == 1.0f)) job.rows.scale(out.row(i), t.correction[i], s.v, out.row(i));
     }
-    gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, keys, kTile}, values, out,
-                first == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+  }
+  gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, keys, kTile}, {t.values, dtype, s.v, keys}, out,
+              first == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+}
+
+/// One head, one tile, for the rows of the block that see the tile.
+void attend_tile(const Job& job, const Block& block, int64_t local_head, int64_t first, int64_t keys,
+                 const Scratch& t) {
+  const int64_t begin = std::max<int64_t>(0, first - block.position);
+  // Rows before this one see only a part of the tile.
+  const int64_t all_seen = std::clamp(first + keys - 1 - block.position, begin, block.rows);
+  int64_t r = begin;
+  if (all_seen > begin && has_spoilt_values(job, keys, t)) {
+    const float* values = t.expanded + job.shape.nope;
+    const int64_t columns = expanded_columns(job.shape);
+    for (; r < all_seen; ++r) {
+      const int64_t seen = block.position + r - first + 1;
+      pack_values(job, values, columns, job.shape.v, seen, t.temp, t.values);
+      attend_rows(job, block, local_head, r, 1, first, seen, t);
+    }
+    pack_values(job, values, columns, job.shape.v, keys, t.temp, t.values);
+  }
+  for (; r < block.rows; r += kSubRows) {
+    attend_rows(job, block, local_head, r, std::min(kSubRows, block.rows - r), first, keys, t);
   }
 }
 
