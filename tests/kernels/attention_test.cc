@@ -212,31 +212,42 @@ Expected expected(const RunSetup& setup, const TestSequence& s, const MlaTestWei
   return e;
 }
 
+double worst_error(const std::vector<float>& got, const std::vector<float>& want) {
+  double worst = 0.0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double error = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+  }
+  return worst;
+}
+
+// A score is a chain of products with inputs rounded to relative u (f32: sums of length k drift by
+// about √k · 2⁻²⁴), and rounding errors of a dot product add like a random walk, hence / √lora. An
+// error δ in all scores moves a mean of values by at most 2 δ · max|value|; p and the values carry
+// three more roundings.
+double error_bound(const Expected& e, const MlaShape& shape, Rounding rounding) {
+  const double u = rounding == Rounding::kNone   ? 0x1p-24 * std::sqrt(shape.lora + 64.0)
+                   : rounding == Rounding::kBf16 ? 0x1p-8
+                                                 : 0x1p-11;
+  return e.value_size * (2.0 * u * e.score_size / std::sqrt(shape.lora) + 3.0 * u);
+}
+
 TEST(MlaAttention, MatchesTheOracle) {
-  for (const CpuLevel level : available_cpu_levels()) {
-    for (const MlaShape& shape : kShapes) {
-      for (const Rounding rounding : kRoundings) {
-        const MlaTestWeights weights(shape, rounding);
-        for (const DType cache_type : kCacheTypes) {
+  constexpr int64_t kLength = 150;
+  for (const MlaShape& shape : kShapes) {
+    for (const Rounding rounding : kRoundings) {
+      const MlaTestWeights weights(shape, rounding);
+      for (const DType cache_type : kCacheTypes) {
+        const TestSequence s(shape, kLength, 7);
+        RunSetup setup{CpuLevel::kPortable, rounding, cache_type, 16, 1, AttentionForm::kExpanded};
+        const Expected e = expected(setup, s, weights);
+        const double bound = error_bound(e, shape, rounding);
+        for (const CpuLevel level : available_cpu_levels()) {
           for (const AttentionForm form : {AttentionForm::kExpanded, AttentionForm::kAbsorbed}) {
-            const int64_t length = form == AttentionForm::kExpanded ? 150 : 140;
-            const RunSetup setup{level, rounding, cache_type, 16, 1, form};
-            const TestSequence s(shape, length, 7);
-            const Expected e = expected(setup, s, weights);
-            const auto got = run(setup, shape, weights, {&s, 1}, length, 3)[0];
-            // A score is a chain of two products with inputs rounded to relative u (and sums of
-            // length k in f32, error ~ √k · 2⁻²⁴); an error δ in all scores moves a mean of values
-            // by at most 2 δ · max|value|; p and the values carry two more roundings.
-            const double u = (rounding == Rounding::kNone   ? 0x1p-24 * std::sqrt(shape.lora + 64.0)
-                              : rounding == Rounding::kBf16 ? 0x1p-8
-                                                            : 0x1p-11);
-            const double bound = e.value_size * (2.0 * u * e.score_size / std::sqrt(shape.lora) + 3.0 * u);
-            double worst = 0.0;
-            for (size_t i = 0; i < got.size(); ++i) {
-              const double error = std::abs(static_cast<double>(got[i]) - static_cast<double>(e.out[i]));
-              worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-            }
-            EXPECT_LE(worst, bound) << name_of(setup, shape, length);
+            setup.level = level;
+            setup.form = form;
+            const auto got = run(setup, shape, weights, {&s, 1}, kLength, 3)[0];
+            EXPECT_LE(worst_error(got, e.out), bound) << name_of(setup, shape, kLength);
           }
         }
       }
