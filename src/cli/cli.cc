@@ -1,0 +1,144 @@
+#include "cli/cli.h"
+
+#include <fmt/format.h>
+
+#include <exception>
+#include <new>
+#include <ostream>
+
+#include "cli/flags.h"
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/suggest.h"
+#include "cli/usage_error.h"
+#include "cli/verbs.h"
+
+namespace duet {
+namespace {
+
+/// Swallows what MPI ranks other than 0 would say.
+class NullBuffer : public std::streambuf {
+  int overflow(int c) override { return c == EOF ? 0 : c; }
+  std::streamsize xsputn(const char*, std::streamsize count) override { return count; }
+};
+
+int run_internal(const Flags& flags, const CliContext& context) {
+  if (flags.positional() == "flags-markdown") {
+    context.out << flags_markdown();
+    return kExitOk;
+  }
+  if (flags.positional() == "mpi-bandwidth") return internal_mpi_bandwidth(context);
+  throw UsageError(fmt::format("unknown word \"{}\"; expected flags-markdown", flags.positional()));
+}
+
+int dispatch(const Flags& flags, const CliContext& context) {
+  switch (flags.verb().bit) {
+    case kGenerate: return verb_generate(flags, context);
+    case kLogits: return verb_logits(flags, context);
+    case kTokenize: return verb_tokenize(flags, context);
+    case kTrace: return verb_trace_summary(flags, context);
+    case kInspect: return verb_inspect(flags, context);
+    case kDoctor: return verb_doctor(flags, context);
+    case kVersion: return verb_version(flags, context);
+    default: return run_internal(flags, context);
+  }
+}
+
+// "trace" has one word after it before its file.
+std::vector<std::string> without_subverb(const VerbSpec& verb, std::vector<std::string> rest) {
+  if (verb.bit != kTrace) return rest;
+  for (auto word = rest.begin(); word != rest.end(); ++word) {
+    if (*word == "--help" || *word == "-h") return rest;
+    if (word->starts_with('-')) continue;
+    if (*word != "summary") {
+      throw UsageError(fmt::format("unknown word \"{}\"; the usage is: duet trace summary FILE{}", *word,
+                                   did_you_mean(*word, {"summary"})));
+    }
+    rest.erase(word);
+    return rest;
+  }
+  throw UsageError("what to do is missing; usage: duet trace summary FILE");
+}
+
+int run_verb(const VerbSpec& verb, const std::vector<std::string>& rest, const CliContext& context) {
+  const Flags flags = Flags::parse(verb, without_subverb(verb, rest), context.env);
+  if (flags.wants_help()) {
+    context.out << verb_help(verb);
+    return kExitOk;
+  }
+  return dispatch(flags, context);
+}
+
+// One line whatever the message holds: scripts read the first.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  return text;
+}
+
+int guarded(const std::string& name, const VerbSpec& verb, const std::vector<std::string>& rest,
+            const CliContext& context) {
+  int code = kExitError;
+  std::string message;
+  try {
+    return run_verb(verb, rest, context);
+  } catch (const UsageError& error) {
+    message = error.what();
+    code = kExitUsage;
+  } catch (const std::bad_alloc&) {
+    message = "out of memory; try a smaller --max-num-batched-tokens or --kv-cache-memory";
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  context.out.flush();
+  context.err << fmt::format("duet {}: {}\n", name, one_line(message)) << std::flush;
+  return code;
+}
+
+int run(const std::vector<std::string>& args, const CliContext& context) {
+  if (args.empty()) {
+    context.err << overview_help();
+    return kExitUsage;
+  }
+  std::string name = args[0];
+  std::vector<std::string> rest(args.begin() + 1, args.end());
+  if (name == "--version" || name == "-V") name = "version";
+  if (name == "--help" || name == "-h" || (name == "help" && rest.empty())) {
+    context.out << overview_help();
+    return kExitOk;
+  }
+  if (name == "help") {
+    name = rest[0];
+    rest = {"--help"};
+  }
+  const VerbSpec* verb = find_verb(name);
+  if (!verb) {
+    context.err << fmt::format("duet: unknown verb \"{}\"{} (duet --help lists them)\n", name,
+                               did_you_mean(name, verb_names()));
+    return kExitUsage;
+  }
+  return guarded(name, *verb, rest, context);
+}
+
+}  // namespace
+
+int run_cli(const std::vector<std::string>& args, const CliContext& context) {
+  if (!is_mpi_worker()) return run(args, context);
+  NullBuffer nothing;
+  std::ostream silent(&nothing);
+  const CliContext quiet{context.env, silent, silent, false, context.program};
+  return run(args, quiet);
+}
+
+Environment process_environment(const char* const* envp) {
+  Environment env;
+  for (; envp && *envp; ++envp) {
+    const std::string entry = *envp;
+    const size_t equals = entry.find('=');
+    if (equals != std::string::npos) env.emplace(entry.substr(0, equals), entry.substr(equals + 1));
+  }
+  return env;
+}
+
+}  // namespace duet

@@ -1,0 +1,31 @@
+// From flags to what the engine takes: LlmOptions and SamplingParams.
+// Contradictions between flags end here.
+#pragma once
+
+#include <string>
+
+#include "duet/llm.h"
+
+namespace duet {
+
+class Flags;
+
+/// --dbo, --enable-dbo and their variables as one answer. Throws UsageError when two flags of one
+/// command line contradict each other; between variables, the one that says off wins.
+bool overlap_wanted(const Flags& flags);
+
+/// Where ranks run and how many, from the flags and from how this process was started.
+struct RankPlace {
+  int ranks = 1;
+  bool mpi = false;
+  bool worker = false;  // an MPI rank other than 0: prints nothing, reads no prompts
+};
+/// Throws UsageError: another number of ranks than MPI processes, the mpi backend without mpirun.
+RankPlace place_ranks(const Flags& flags);
+/// True on an MPI rank other than 0, judged by the environment alone.
+bool is_mpi_worker();
+
+LlmOptions llm_options(const Flags& flags);
+SamplingParams sampling_params(const Flags& flags);
+
+}  // namespace duet

@@ -1,0 +1,86 @@
+#include "cli/report.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "duet/llm.h"
+
+namespace duet {
+namespace {
+
+double rate(int64_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+}
+
+}  // namespace
+
+std::string human_bytes(double bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t unit = 0;
+  while (bytes >= 1024 && unit + 1 < std::size(kUnits)) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, kUnits[unit]);
+}
+
+std::string human_count(double count) {
+  constexpr const char* kUnits[] = {"", " K", " M", " B", " T"};
+  size_t unit = 0;
+  while (count >= 1000 && unit + 1 < std::size(kUnits)) {
+    count /= 1000;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f}", count) : fmt::format("{:.2f}{}", count, kUnits[unit]);
+}
+
+std::string report_text(const LlmStats& s) {
+  std::string text = fmt::format(
+      "prefill        {} tokens, {:.1f} tokens/s\n"
+      "decode         {} tokens, {:.1f} tokens/s\n"
+      "steps          {} in {:.1f} ms, {} overlapped{}\n"
+      "computation    {:.1f} ms\n"
+      "communication  {:.1f} ms, exposed {:.1f} ms, hidden share {:.2f}\n",
+      s.prefill_tokens, rate(s.prefill_tokens, s.prefill_seconds), s.decode_tokens,
+      rate(s.decode_tokens, s.decode_seconds), s.steps, s.step_ms, s.steps_overlapped,
+      s.preemptions > 0 ? fmt::format(", {} preemptions", s.preemptions) : "", s.compute_ms, s.comm_ms,
+      s.exposed_ms, s.hidden_share);
+  return text;
+}
+
+nlohmann::json report_json(const LlmStats& s, const LlmOptions& o) {
+  nlohmann::json kinds = nlohmann::json::array();
+  for (const LlmStats::Kind& kind : s.kinds) {
+    kinds.push_back({{"kind", kind.kind},
+                     {"lane", kind.comm ? "comm" : "compute"},
+                     {"count", kind.count},
+                     {"ms", kind.ms}});
+  }
+  return {{"version", DUET_VERSION},
+          {"model", o.model},
+          {"dtype", o.dtype},
+          {"tensor_parallel_size", o.tensor_parallel_size},
+          {"distributed_executor_backend", o.distributed_executor_backend},
+          {"expert_path", o.expert_path},
+          {"comm_dtype", o.comm_dtype},
+          {"dbo", o.dbo},
+          {"micro_batches", o.micro_batches},
+          {"prefill_tokens", s.prefill_tokens},
+          {"prefill_seconds", s.prefill_seconds},
+          {"prefill_tokens_per_second", rate(s.prefill_tokens, s.prefill_seconds)},
+          {"decode_tokens", s.decode_tokens},
+          {"decode_seconds", s.decode_seconds},
+          {"decode_tokens_per_second", rate(s.decode_tokens, s.decode_seconds)},
+          {"steps", s.steps},
+          {"steps_overlapped", s.steps_overlapped},
+          {"preemptions", s.preemptions},
+          {"step_ms", s.step_ms},
+          {"compute_ms", s.compute_ms},
+          {"comm_ms", s.comm_ms},
+          {"exposed_ms", s.exposed_ms},
+          {"hidden_share", s.hidden_share},
+          {"kinds", std::move(kinds)}};
+}
+
+}  // namespace duet

@@ -1,0 +1,301 @@
+// duet doctor: what this machine has and reaches, measured in a few seconds, with advice.
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "base/error.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "cli/output_file.h"
+#include "cli/report.h"
+#include "cli/usage_error.h"
+#include "cli/verbs.h"
+#include "comm/communicator.h"
+#include "comm/mpi_transport.h"
+#include "comm/thread_group.h"
+#include "kernels/ops.h"
+
+namespace duet {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kMeasureNs = 300'000'000;  // per figure: long enough for clocks to settle
+
+/// Calls `body` for about kMeasureNs; nanoseconds per call of the fastest call.
+double fastest_ns(const std::function<void()>& body) {
+  double best = 1e18;
+  const int64_t end = now_ns() + kMeasureNs;
+  do {
+    const int64_t start = now_ns();
+    body();
+    best = std::min(best, static_cast<double>(now_ns() - start));
+  } while (now_ns() < end);
+  return best;
+}
+
+double gemm_gflops(CpuLevel level, DType weights) {
+  constexpr int64_t kM = 192, kN = 512, kK = 512;  // in cache: arithmetic, not memory
+  const std::vector<float> a(kM * kK, 0.5f), w(kN * kK, 0.25f);
+  AlignedBuffer c(kM * kN * sizeof(float));
+  const PackedMatrix packed(WeightView{w.data(), DType::kF32, kN, kK, kK, 1}, weights);
+  const Rounding rounding = weights == DType::kBf16 ? Rounding::kBf16 : Rounding::kNone;
+  AlignedBuffer scratch(gemm_scratch_bytes(kM, kN, kK, 1) + 64);
+  const double ns = fastest_ns([&] {
+    gemm_single(level, rounding, ConstRows(a.data(), kM, kK), packed.view(), Rows(c.as<float>(), kM, kN),
+                Accumulate::kNo, scratch.data());
+  });
+  return 2.0 * kM * kN * kK / ns;
+}
+
+/// Reading on `threads` threads, each an array far larger than its cache.
+double read_gb_per_s(int threads) {
+  constexpr size_t kWords = size_t{48} << 20 >> 3;  // 48 MiB each
+  std::vector<std::vector<uint64_t>> arrays(static_cast<size_t>(threads));
+  std::vector<double> rates(static_cast<size_t>(threads));
+  std::vector<uint64_t> sums(static_cast<size_t>(threads));
+  {
+    std::vector<std::jthread> workers;
+    for (size_t t = 0; t < arrays.size(); ++t) {
+      workers.emplace_back([&, t] {
+        arrays[t].assign(kWords, t + 1);
+        const double ns = fastest_ns([&] {
+          // Eight sums, so that the loop waits for memory and not for its own additions.
+          std::array<uint64_t, 8> part{};
+          for (size_t i = 0; i + 8 <= kWords; i += 8) {
+            for (size_t j = 0; j < 8; ++j) part[j] += arrays[t][i + j];
+          }
+          for (const uint64_t p : part) sums[t] += p;
+        });
+        rates[t] = static_cast<double>(kWords * 8) / ns;
+      });
+    }
+  }
+  double total = 0;
+  for (size_t t = 0; t < rates.size(); ++t) total += sums[t] == 1 ? 0 : rates[t];
+  return total;
+}
+
+struct LinkFigures {
+  double latency_us = 0;  // all-reduce of 16 values
+  double gb_per_s = 0;    // wire bytes that leave a rank, all-reduce of 1 Mi values as bf16
+};
+
+LinkFigures measure_link(Communicator& comm) {
+  constexpr int64_t kSmall = 16, kLarge = int64_t{1} << 20;
+  constexpr int kWarm = 3, kSmallRounds = 200, kLargeRounds = 20;
+  const std::vector<float> values(kLarge, 1.0f);
+  std::vector<float> sums(kLarge);
+  const auto rounds = [&](int64_t count, int times) {
+    const std::span<const float> in(values.data(), static_cast<size_t>(count));
+    const std::span<float> out(sums.data(), static_cast<size_t>(count));
+    for (int i = 0; i < kWarm; ++i) comm.all_reduce(in, out);
+    comm.barrier();
+    const int64_t start = now_ns();
+    for (int i = 0; i < times; ++i) comm.all_reduce(in, out);
+    return static_cast<double>(now_ns() - start) / times;
+  };
+  LinkFigures figures;
+  figures.latency_us = rounds(kSmall, kSmallRounds) / 1000;
+  const double ns = rounds(kLarge, kLargeRounds);
+  const double sent = 2.0 * static_cast<double>(kLarge) * 2 * (comm.size() - 1) / comm.size();
+  figures.gb_per_s = sent / ns;
+  return figures;
+}
+
+LinkFigures thread_link() {
+  LinkFigures figures;
+  run_ranks(2, DType::kBf16, [&](int rank, Communicator& comm) {
+    const LinkFigures mine = measure_link(comm);
+    if (rank == 0) figures = mine;
+  });
+  return figures;
+}
+
+std::string find_program(const Environment& env, const std::string& name) {
+  const auto path = env.find("PATH");
+  if (path == env.end()) return "";
+  std::string rest = path->second;
+  while (!rest.empty()) {
+    const size_t colon = rest.find(':');
+    const std::string candidate = rest.substr(0, colon) + "/" + name;
+    if (access(candidate.c_str(), X_OK) == 0) return candidate;
+    if (colon == std::string::npos) break;
+    rest.erase(0, colon + 1);
+  }
+  return "";
+}
+
+/// Starts this binary twice under mpirun and reads the line that rank 0 prints.
+ordered_json mpi_link(const std::string& mpirun) {
+  char self[4096];
+  const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+  if (length <= 0) return nullptr;
+  self[length] = '\0';
+  // Open MPI refuses to run as root, or more ranks than cores, unless told; MPICH knows neither flag.
+  const bool open_mpi = std::string(mpi_library()).find("Open MPI") != std::string::npos;
+  const std::string command =
+      fmt::format("'{}' {} -n 2 '{}' internal mpi-bandwidth 2>&1", mpirun,
+                  open_mpi ? "--allow-run-as-root --oversubscribe --bind-to none" : "", self);
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
+  if (!pipe) return {{"error", "cannot start mpirun"}};
+  std::string text;
+  std::array<char, 512> buffer{};
+  while (fgets(buffer.data(), static_cast<int>(buffer.size()), pipe.get())) text += buffer.data();
+  const size_t begin = text.find("{\"latency_us\"");
+  if (begin != std::string::npos) {
+    ordered_json figures =
+        ordered_json::parse(text.substr(begin, text.find('}', begin) - begin + 1), nullptr, false);
+    if (!figures.is_discarded()) return figures;
+  }
+  return {{"error", text.empty() ? "mpirun printed nothing" : text.substr(0, 400)}};
+}
+
+std::string first_line(const char* path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+/// "12345 kB" of /proc/meminfo, as bytes.
+int64_t meminfo(const std::string& key) {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key + ":")) return std::atoll(line.c_str() + key.size() + 1) * 1024;
+  }
+  return 0;
+}
+
+std::vector<std::string> advice(const ordered_json& facts, const Environment& env) {
+  std::vector<std::string> lines;
+  const int cores = facts["cores"];
+  lines.push_back(fmt::format(
+      "Use at most {} thread ranks here: one core each (--tensor-parallel-size, --threads).", cores));
+  const std::string huge = first_line("/sys/kernel/mm/transparent_hugepage/enabled");
+  if (huge.find("[never]") != std::string::npos) {
+    lines.emplace_back(
+        "Transparent huge pages are off: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled makes "
+        "weights "
+        "faster to read.");
+  }
+  const std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+  if (!governor.empty() && governor != "performance") {
+    lines.push_back(
+        fmt::format("The frequency governor is \"{}\": performance gives steadier timings.", governor));
+  }
+  if (env.contains("DUET_CPU") && facts["cpu_level"] != facts["cpu_level_detected"]) {
+    lines.push_back(fmt::format("DUET_CPU lowers the CPU level to {}; the machine has {}.",
+                                facts["cpu_level"].get<std::string>(),
+                                facts["cpu_level_detected"].get<std::string>()));
+  }
+  const double load = std::atof(first_line("/proc/loadavg").c_str());
+  if (load > 0.5 * cores) {
+    lines.push_back(fmt::format(
+        "The machine is busy (load {:.1f} on {} cores): the figures above are too low.", load, cores));
+  }
+  if (have_mpi() && facts["mpirun"] == "") {
+    lines.emplace_back("mpirun is not on PATH: install openmpi-bin (or mpich) to run ranks as processes.");
+  }
+  if (!have_mpi()) lines.emplace_back("This build has no MPI: ranks are threads of one process.");
+  return lines;
+}
+
+ordered_json examine(const Flags& flags, const CliContext& context) {
+  ordered_json facts;
+  const CpuLevel level = active_cpu_level();
+  const int cores = static_cast<int>(available_cores().size());
+  facts["cpu"] = cpu_model_name();
+  facts["cpu_level"] = to_string(level);
+  facts["cpu_level_detected"] = to_string(detect_cpu_level());
+  facts["cores"] = cores;
+  facts["memory_bytes"] = meminfo("MemTotal");
+  facts["memory_available_bytes"] = meminfo("MemAvailable");
+  facts["gemm_f32_gflops_per_core"] = gemm_gflops(level, DType::kF32);
+  facts["gemm_bf16_gflops_per_core"] = gemm_gflops(level, DType::kBf16);
+  facts["memory_read_gb_per_s_one_core"] = read_gb_per_s(1);
+  facts["memory_read_gb_per_s_all_cores"] = read_gb_per_s(std::min(cores, 64));
+  const LinkFigures link = thread_link();
+  facts["thread_ranks"] = {{"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}};
+  facts["mpi_library"] = mpi_library();
+  const std::string mpirun = find_program(context.env, "mpirun");
+  facts["mpirun"] = mpirun;
+  facts["mpi"] = nullptr;
+  if (flags.boolean("mpi")) {
+    if (!have_mpi()) throw UsageError("--mpi: this build of duet has no MPI");
+    if (mpirun.empty())
+      throw Error(ErrorKind::kNotFound, "--mpi: mpirun is not on PATH; install openmpi-bin or mpich");
+    facts["mpi"] = mpi_link(mpirun);
+  }
+  facts["advice"] = advice(facts, context.env);
+  return facts;
+}
+
+std::string text_of(const ordered_json& f) {
+  const auto number = [&](const char* key) { return f[key].get<double>(); };
+  std::string text = fmt::format(
+      "CPU            {}\n"
+      "level          {}, {} cores\n"
+      "memory         {}, {} free\n"
+      "arithmetic     {:.0f} GFLOP/s per core in f32, {:.0f} with bf16 weights\n"
+      "memory read    {:.1f} GB/s one core, {:.1f} GB/s all cores\n"
+      "thread ranks   all-reduce between two: {:.1f} us, {:.2f} GB/s\n"
+      "MPI            {}{}\n",
+      f["cpu"].get<std::string>(), f["cpu_level"].get<std::string>(), f["cores"].get<int>(),
+      human_bytes(number("memory_bytes")), human_bytes(number("memory_available_bytes")),
+      number("gemm_f32_gflops_per_core"), number("gemm_bf16_gflops_per_core"),
+      number("memory_read_gb_per_s_one_core"), number("memory_read_gb_per_s_all_cores"),
+      f["thread_ranks"]["latency_us"].get<double>(), f["thread_ranks"]["gb_per_s"].get<double>(),
+      f["mpi_library"].get<std::string>(),
+      f["mpirun"] == "" ? ", no mpirun on PATH" : fmt::format(", {}", f["mpirun"].get<std::string>()));
+  const ordered_json& mpi = f["mpi"];
+  if (mpi.is_object() && mpi.contains("error")) {
+    text += fmt::format("MPI ranks      failed: {}\n", mpi["error"].get<std::string>());
+  } else if (mpi.is_object()) {
+    text += fmt::format("MPI ranks      all-reduce between two: {:.1f} us, {:.2f} GB/s\n",
+                        mpi["latency_us"].get<double>(), mpi["gb_per_s"].get<double>());
+  }
+  for (const auto& line : f["advice"]) text += fmt::format("* {}\n", line.get<std::string>());
+  return text;
+}
+
+}  // namespace
+
+int verb_doctor(const Flags& flags, const CliContext& context) {
+  const ordered_json facts = examine(flags, context);
+  if (flags.given("json")) {
+    OutputFile file(flags.text("json"), context.out);
+    file.stream() << facts.dump(2) << '\n';
+    file.commit();
+    if (flags.text("json") == "-") return kExitOk;
+  }
+  context.out << text_of(facts);
+  return kExitOk;
+}
+
+int internal_mpi_bandwidth(const CliContext& context) {
+  Communicator comm(make_mpi_transport(), DType::kBf16);
+  const LinkFigures figures = measure_link(comm);
+  if (comm.rank() == 0) {
+    context.out << fmt::format("{{\"latency_us\": {:.3f}, \"gb_per_s\": {:.4f}}}\n", figures.latency_us,
+                               figures.gb_per_s);
+  }
+  return kExitOk;
+}
+
+}  // namespace duet

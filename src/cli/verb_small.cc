@@ -1,0 +1,47 @@
+// duet trace summary and duet version: little more than printing.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "base/cpu.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "cli/output_file.h"
+#include "cli/trace_summary.h"
+#include "cli/verbs.h"
+#include "comm/mpi_transport.h"
+
+namespace duet {
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+  return fmt::format("clang {}", __clang_version__);
+#else
+  return fmt::format("g++ {}", __VERSION__);
+#endif
+}
+
+}  // namespace
+
+int verb_trace_summary(const Flags& flags, const CliContext& context) {
+  const TraceSummary summary = summarize_trace_file(flags.positional());
+  if (flags.given("json")) {
+    OutputFile file(flags.text("json"), context.out);
+    file.stream() << to_json(summary).dump(2) << '\n';
+    file.commit();
+    if (flags.text("json") == "-") return kExitOk;
+  }
+  context.out << to_text(summary);
+  return kExitOk;
+}
+
+int verb_version(const Flags&, const CliContext& context) {
+  context.out << fmt::format("duet {}\ncompiler   {}, {}\nCPU level  {} ({})\nMPI        {}\n", DUET_VERSION,
+                             compiler(), DUET_BUILD_TYPE, to_string(active_cpu_level()), cpu_model_name(),
+                             mpi_library());
+  return kExitOk;
+}
+
+}  // namespace duet
