@@ -49,7 +49,11 @@ std::unique_ptr<Engine> Engine::start(const LlmOptions& options,
   const DeepseekConfig config = read_model_config(options);
   const RankOptions ranks = rank_options(options, config.vocab_size);
   engine->defaults_ = sampling_defaults(options, config);
-  if (!options.skip_tokenizer_init) engine->text_ = load_text_io(options);
+  if (!options.skip_tokenizer_init) {
+    engine->text_ = load_text_io(options);
+    // vLLM's end of sequence is the tokenizer's, joined by the model's.
+    if (const auto eos = engine->text_->eos_token_id()) engine->defaults_.eos_token_ids.push_back(*eos);
+  }
   engine->max_logits_rows_ = ranks.max_logits_rows;
 
   engine->ranks_ = RankGroup::start(ranks, progress);

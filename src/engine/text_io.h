@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ class TextIo {
   /// its own BOS); `text` receives what was tokenised. The prompt holds no token_ids.
   virtual std::vector<int32_t> encode(const Prompt& prompt, std::string* text) const = 0;
   virtual std::unique_ptr<TextStream> stream(bool skip_special_tokens) const = 0;
+  virtual std::optional<int32_t> eos_token_id() const = 0;
 };
 
 /// Reads the tokenizer of LlmOptions::tokenizer, else of the model's directory.
