@@ -231,8 +231,9 @@ class Group final : public RankGroup {
 
  private:
   void command(Command kind, const std::vector<std::byte>& payload) {
-    std::vector<std::byte> bytes{static_cast<std::byte>(kind)};
-    bytes.insert(bytes.end(), payload.begin(), payload.end());
+    std::vector<std::byte> bytes(payload.size() + 1);
+    bytes[0] = static_cast<std::byte>(kind);
+    std::copy(payload.begin(), payload.end(), bytes.begin() + 1);
     ranks_[0]->broadcast(bytes);
   }
 
