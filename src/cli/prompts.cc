@@ -14,7 +14,7 @@
 namespace duet {
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // the order of a message's keys shows in templates that print tools
 
 Prompt text_prompt(const std::string& text, bool chat) {
   Prompt prompt;
@@ -50,7 +50,7 @@ std::vector<int32_t> ids_from_json(const json& value, const std::string& where) 
 }  // namespace
 
 Prompt parse_prompt_line(const std::string& line, const std::string& where, bool chat) {
-  const json row = json::parse(line, nullptr, false);
+  json row = json::parse(line, nullptr, false);
   if (row.is_discarded() || !row.is_object()) bad_line(where, "not a JSON object");
   constexpr const char* kWays[] = {"prompt", "prompt_token_ids", "messages"};
   std::string way;

@@ -141,6 +141,13 @@ std::string find_program(const Environment& env, const std::string& name) {
   return "";
 }
 
+// Debian names each library's own; the plain name may belong to the other one.
+std::string find_mpirun(const Environment& env) {
+  const bool open_mpi = std::string(mpi_library()).find("Open MPI") != std::string::npos;
+  const std::string own = find_program(env, open_mpi ? "mpirun.openmpi" : "mpirun.mpich");
+  return own.empty() ? find_program(env, "mpirun") : own;
+}
+
 /// Starts this binary twice under mpirun and reads the line that rank 0 prints.
 ordered_json mpi_link(const std::string& mpirun) {
   char self[4096];
@@ -233,7 +240,7 @@ ordered_json examine(const Flags& flags, const CliContext& context) {
   const LinkFigures link = thread_link();
   facts["thread_ranks"] = {{"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}};
   facts["mpi_library"] = mpi_library();
-  const std::string mpirun = find_program(context.env, "mpirun");
+  const std::string mpirun = find_mpirun(context.env);
   facts["mpirun"] = mpirun;
   facts["mpi"] = nullptr;
   if (flags.boolean("mpi")) {
