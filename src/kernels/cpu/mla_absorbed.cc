@@ -115,6 +115,33 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
               t.gemm);
 }
 
+/// The latent rows [first, first + keys) as keys [keys, lora + rope] and as values [lora, keys].
+void pack_latents(const Job& job, const Token& token, int64_t first, int64_t keys, const ThreadScratch& t) {
+  const MlaShape& s = job.shape;
+  const int64_t width = job.width();
+  const DType type = tile_dtype(job.cx.rounding);
+  if (job.cache.dtype != type || job.cx.rounding == Rounding::kF16 || (type == DType::kBf16 && width % 2)) {
+    load_rows(job, token.table, first, keys, t.latent);
+    pack_keys(job, t.latent, width, s.lora, t.latent + s.lora, width, s.rope, keys, t.temp, t.keys);
+    pack_values(job, t.latent, width, s.lora, keys, t.temp, t.values);
+    return;
+  }
+  // The usual case: the cache holds just what the product reads.
+  copy_rows(job, token.table, first, keys, t.latent);
+  const int64_t units = type == DType::kBf16 ? width / 2 : width;
+  const auto* rows = reinterpret_cast<const uint32_t*>(t.latent);
+  for (int64_t key = 0; key < keys; key += kPanelColumns) {
+    job.rows.pack_columns(rows + key * units, units, std::min(kPanelColumns, keys - key), units,
+                          reinterpret_cast<uint32_t*>(t.keys) + key * units);
+  }
+  if (type == DType::kBf16) {
+    job.rows.pack_rows_bf16(reinterpret_cast<const uint16_t*>(t.latent), width, keys, s.lora,
+                            reinterpret_cast<uint16_t*>(t.values));
+  } else {
+    job.rows.pack_rows_f32(t.latent, width, keys, s.lora, reinterpret_cast<float*>(t.values));
+  }
+}
+
 /// All heads of one token over the keys [begin, end), into `into` (scores, then values).
 void attend_segment(const Job& job, const Token& token, const float* query, int64_t begin, int64_t end,
                     const Partial& into, const ThreadScratch& t) {
@@ -123,8 +150,7 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
   const DType dtype = tile_dtype(job.cx.rounding);
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t keys = std::min(kTile, end - first);
-    load_rows(job, token.table, first, keys, t.latent);
-    pack_keys(job, t.latent, width, s.lora, t.latent + s.lora, width, s.rope, keys, t.temp, t.keys);
+    pack_latents(job, token, first, keys, t);
     gemm_single(job.cx.level, job.cx.rounding, {query, heads, width}, {t.keys, dtype, keys, width},
                 {t.scores, heads, keys, kTile}, Accumulate::kNo, t.gemm);
     SoftmaxTile tile;
@@ -146,7 +172,6 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
         if (!(t.correction[h] == 1.0f)) job.rows.scale(out, t.correction[h], s.lora, out);
       }
     }
-    pack_values(job, t.latent, width, s.lora, keys, t.temp, t.values);
     gemm_single(job.cx.level, job.cx.rounding, {t.scores, heads, keys, kTile},
                 {t.values, dtype, s.lora, keys}, {into.out, heads, s.lora},
                 first == begin ? Accumulate::kNo : Accumulate::kYes, t.gemm);

@@ -160,8 +160,59 @@ void round_f16_row(float* x, int64_t n) {
 }
 #endif
 
+#if defined(__AVX2__)
+/// Four registers of 4-unit rows, transposed inside each 128-bit lane: out[u] lane L holds unit u of
+/// lane L of a, b, c, d.
+#if defined(__AVX512F__)
+typedef __m512i Quad;
+#define DUET_QUAD(name) _mm512_##name
+#else
+typedef __m256i Quad;
+#define DUET_QUAD(name) _mm256_##name
+#endif
+DUET_LANE void transpose_lanes(const Quad (&in)[4], Quad (&out)[4]) {
+  const Quad ab_low = DUET_QUAD(unpacklo_epi32)(in[0], in[1]),
+             ab_high = DUET_QUAD(unpackhi_epi32)(in[0], in[1]);
+  const Quad cd_low = DUET_QUAD(unpacklo_epi32)(in[2], in[3]),
+             cd_high = DUET_QUAD(unpackhi_epi32)(in[2], in[3]);
+  out[0] = DUET_QUAD(unpacklo_epi64)(ab_low, cd_low);
+  out[1] = DUET_QUAD(unpackhi_epi64)(ab_low, cd_low);
+  out[2] = DUET_QUAD(unpacklo_epi64)(ab_high, cd_high);
+  out[3] = DUET_QUAD(unpackhi_epi64)(ab_high, cd_high);
+}
+
+/// Rows first, first + 4, first + 8, first + 12 (AVX2: the first two), four units each.
+DUET_LANE Quad gather_rows(const uint32_t* rows, int64_t stride, int64_t first) {
+  const auto row = [&](int64_t r) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + (first + r) * stride));
+  };
+#if defined(__AVX512F__)
+  Quad q = _mm512_castsi128_si512(row(0));
+  q = _mm512_inserti32x4(q, row(4), 1);
+  q = _mm512_inserti32x4(q, row(8), 2);
+  return _mm512_inserti32x4(q, row(12), 3);
+#else
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(row(0)), row(4), 1);
+#endif
+}
+#endif
+
 void pack_columns_block(const uint32_t* rows, int64_t stride, int64_t count, int64_t units, uint32_t* out) {
-  for (int64_t u = 0; u < units; ++u) {
+  int64_t u = 0;
+#if defined(__AVX2__)
+  if (count == kLanes) {
+    for (; u + 4 <= units; u += 4) {
+      for (int64_t part = 0; part < kParts; ++part) {
+        Quad in[4], turned[4];
+        for (int i = 0; i < 4; ++i) in[i] = gather_rows(rows + u, stride, part * kPartLanes + i);
+        transpose_lanes(in, turned);
+        for (int i = 0; i < 4; ++i)
+          __builtin_memcpy(out + (u + i) * kLanes + part * kPartLanes, &turned[i], sizeof(Quad));
+      }
+    }
+  }
+#endif
+  for (; u < units; ++u) {
     for (int64_t r = 0; r < kLanes; ++r) out[u * kLanes + r] = r < count ? rows[r * stride + u] : 0u;
   }
 }
@@ -188,6 +239,7 @@ void pack_rows_bf16_block(const uint16_t* rows, int64_t stride, int64_t k, int64
       const bool odd_end = i + 1 == k;
 #if defined(__AVX2__)
       if (count == kLanes && !odd_end) {
+        // 16 words of two rows, interleaved.
         const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even));
         const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even + stride));
         const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
