@@ -141,6 +141,9 @@ class MpiTransport final : public Transport {
                     "use a build of it with thread support");
       }
     }
+    // Calls on several requests have no communicator: MPICH reports their errors through the world's
+    // handler, which would end the process without a word about the ranks.
+    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
     check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
