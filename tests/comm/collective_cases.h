@@ -26,5 +26,7 @@ std::vector<float> samples(int rank, int64_t count, int64_t first = 0);
 /// Throws unless the two are the same bits.
 void expect_same(const std::string& what, const std::vector<float>& got, const std::vector<float>& want);
 void expect(bool ok, const std::string& what);
+/// Throws unless `all` is blocks of `block_bytes` bytes of value 1, 2, 3, …
+void expect_blocks(const std::string& what, const std::vector<std::byte>& all, size_t block_bytes);
 
 }  // namespace duet::test
