@@ -23,7 +23,7 @@ struct StoredWeights {
   StoredWeights(int64_t n, int64_t k, DType dtype, uint32_t seed, bool transposed = false, float scale = 1.0f)
       : bytes(static_cast<size_t>(n * k) * dtype_bytes(dtype)) {
     const std::vector<float> f = random_floats(n * k, seed, scale);
-    convert_from_f32(f.data(), dtype, bytes.data(), f.size());
+    if (!f.empty()) convert_from_f32(f.data(), dtype, bytes.data(), f.size());
     view = transposed ? WeightView{bytes.data(), dtype, n, k, 1, n}
                       : WeightView{bytes.data(), dtype, n, k, k, 1};
   }
