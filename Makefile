@@ -22,7 +22,6 @@ demo: deps configure
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@BUILD=$(BUILD) examples/demo.sh
 
-# Two at a time at most: tests that start several ranks want the cores for themselves.
 test: deps configure
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error -j $(JOBS)

@@ -31,10 +31,10 @@ constexpr FlagSpec kFlags[] = {
      "A prompt as token ids, separated by commas: 0,5,7. Needs no tokenizer. Can be given several times.", 0,
      0, true},
     {"input", FlagType::kText, "FILE", "", kPrompts, kTokenize,
-     "Lines of JSON: {\"text\": …} or {\"messages\": […], \"add_generation_prompt\": true}."},
+     "Lines of JSON: {\"text\": ...} or {\"messages\": [...], \"add_generation_prompt\": true}."},
     {"output", FlagType::kText, "FILE", "", kPrompts, kRun | kTokenize,
-     "Where the result goes: .jsonl for generate and tokenize, .safetensors for logits. \"-\" is standard "
-     "output."},
+     "Where the result goes: .jsonl for generate and tokenize (\"-\" is standard output), .safetensors for "
+     "logits."},
     {"chat", FlagType::kBool, "", "off", kPrompts, kGenerate,
      "Take each text prompt as a user's message and put it through the chat template."},
     {"add-special-tokens", FlagType::kBool, "", "off", kPrompts, kTokenize,
