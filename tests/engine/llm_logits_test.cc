@@ -1,0 +1,148 @@
+// Llm::logits: every way to cut the same prompts gives the same bits.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <random>
+
+#include "duet/llm.h"
+
+namespace duet {
+namespace {
+
+LlmOptions options_for(int ranks) {
+  LlmOptions o;
+  o.model = std::string(DUET_FIXTURES) + "/golden/v3-tiny";
+  o.skip_tokenizer_init = true;
+  o.dtype = "float32";
+  o.comm_dtype = "bf16";
+  o.tensor_parallel_size = ranks;
+  o.threads = 1;
+  o.kv_cache_memory = "8MiB";
+  o.max_num_batched_tokens = 128;
+  o.all_logits = true;
+  return o;
+}
+
+std::vector<Prompt> random_prompts(int64_t vocab) {
+  std::mt19937 rng(17);
+  std::vector<Prompt> prompts;
+  for (const size_t length : {11u, 1u, 17u, 2u, 9u}) {
+    Prompt& p = prompts.emplace_back();
+    for (size_t i = 0; i < length; ++i)
+      p.token_ids.push_back(std::uniform_int_distribution<int32_t>(0, static_cast<int32_t>(vocab) - 1)(rng));
+  }
+  return prompts;
+}
+
+using All = std::vector<std::vector<float>>;
+
+All logits_of(Llm& llm, const std::vector<Prompt>& prompts, const LogitsOptions& how = {}) {
+  All all(prompts.size());
+  const int64_t vocab = llm.vocab_size();
+  llm.logits(prompts, how, [&](size_t prompt, int64_t first, int64_t rows, const float* values) {
+    ASSERT_LT(prompt, prompts.size());
+    ASSERT_EQ(first * vocab, static_cast<int64_t>(all[prompt].size())) << "rows in order, each once";
+    all[prompt].insert(all[prompt].end(), values, values + rows * vocab);
+  });
+  for (size_t i = 0; i < prompts.size(); ++i)
+    EXPECT_EQ(all[i].size(), prompts[i].token_ids.size() * static_cast<size_t>(vocab));
+  return all;
+}
+
+double distance(const All& a, const All& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t j = 0; j < a[i].size(); ++j) {
+      difference += std::pow(static_cast<double>(a[i][j]) - b[i][j], 2);
+      norm += std::pow(static_cast<double>(b[i][j]), 2);
+    }
+  return std::sqrt(difference / norm);
+}
+
+class LlmLogits : public ::testing::TestWithParam<int> {};
+
+TEST_P(LlmLogits, ChunksBudgetsAndNeighboursChangeNoBit) {
+  const auto llm = Llm::load(options_for(GetParam()));
+  const auto prompts = random_prompts(llm->vocab_size());
+  const All whole = logits_of(*llm, prompts);
+  for (const int64_t chunk : {1, 3, 7, 100}) {
+    LogitsOptions how;
+    how.chunk = chunk;
+    EXPECT_EQ(logits_of(*llm, prompts, how), whole) << "chunk " << chunk;
+  }
+  for (size_t i = 0; i < prompts.size(); ++i)
+    EXPECT_EQ(logits_of(*llm, {prompts[i]})[0], whole[i]) << "prompt " << i << " alone";
+  for (const int64_t budget : {1, 6, 13}) {
+    LlmOptions options = options_for(GetParam());
+    options.max_num_batched_tokens = budget;
+    EXPECT_EQ(logits_of(*Llm::load(options), prompts), whole) << "budget " << budget;
+  }
+}
+
+TEST_P(LlmLogits, DecodeIsCloseAndExactInItself) {
+  const auto llm = Llm::load(options_for(GetParam()));
+  const auto prompts = random_prompts(llm->vocab_size());
+  LogitsOptions decode;
+  decode.decode = true;
+  const All whole = logits_of(*llm, prompts), stepped = logits_of(*llm, prompts, decode);
+  EXPECT_NE(stepped, whole);  // another form of attention, or nothing was tested
+  // The wire's bf16 rounds both to 8 bits; a rounding that falls the other way moves 2⁻⁹.
+  EXPECT_LT(distance(stepped, whole), 2e-2);
+  for (size_t i = 0; i < prompts.size(); ++i)
+    EXPECT_EQ(logits_of(*llm, {prompts[i]}, decode)[0], stepped[i]) << "prompt " << i << " alone";
+}
+
+TEST_P(LlmLogits, EverySplitOfABatchGivesTheSameBits) {
+  const auto plain = Llm::load(options_for(GetParam()));
+  const auto prompts = random_prompts(plain->vocab_size());  // 40 tokens
+  const All whole = logits_of(*plain, prompts);
+  for (const int parts : {2, 3}) {
+    for (int64_t at = 1; at < 40; at += GetParam() == 1 ? 1 : 5) {
+      LlmOptions options = options_for(GetParam());
+      options.split_at = at;
+      options.micro_batches = parts;
+      const auto llm = Llm::load(options);
+      EXPECT_EQ(logits_of(*llm, prompts), whole) << "split at " << at << ", micro-batches " << parts;
+      EXPECT_EQ(llm->stats().steps_overlapped, 1);
+    }
+  }
+}
+
+TEST_P(LlmLogits, APreemptedPromptHandsOverEachRowOnce) {
+  const auto plain = Llm::load(options_for(GetParam()));
+  const auto prompts = random_prompts(plain->vocab_size());
+  const All whole = logits_of(*plain, prompts);
+  LlmOptions options = options_for(GetParam());
+  options.block_size = 2;
+  options.max_model_len = 18;
+  options.kv_cache_memory = "12000";  // 25 tokens of 480 bytes; the prompts want 40
+  const auto llm = Llm::load(options);
+  LogitsOptions how;
+  how.chunk = 2;
+  EXPECT_EQ(logits_of(*llm, prompts, how), whole);
+  EXPECT_GT(llm->stats().preemptions, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, LlmLogits, ::testing::Values(1, 2));
+
+TEST(LlmLogitsErrors, AreNamed) {
+  const auto llm = Llm::load(options_for(1));
+  const auto sink = [](size_t, int64_t, int64_t, const float*) {};
+  LogitsOptions both;
+  both.chunk = 2;
+  both.decode = true;
+  Prompt p;
+  p.token_ids = {1, 2};
+  EXPECT_THROW(llm->logits({p}, both, sink), LlmError);
+  LogitsOptions negative;
+  negative.chunk = -1;
+  EXPECT_THROW(llm->logits({p}, negative, sink), LlmError);
+  EXPECT_THROW(llm->logits({Prompt()}, {}, sink), LlmError);
+  Prompt text;
+  text.text = "words";
+  EXPECT_THROW(llm->logits({text}, {}, sink), LlmError);  // no tokenizer was loaded
+}
+
+}  // namespace
+}  // namespace duet
