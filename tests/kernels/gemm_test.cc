@@ -23,6 +23,10 @@ std::string name_of(const Case& c) {
          roundings[static_cast<int>(c.rounding)];
 }
 
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << name_of(c);
+}
+
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const CpuLevel level : available_cpu_levels()) {

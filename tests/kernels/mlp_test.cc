@@ -30,9 +30,22 @@ double tolerance(Rounding rounding, const std::vector<float>& want) {
   return unit * most + 1e-20;
 }
 
-class MlpTest : public testing::TestWithParam<CpuLevel> {};
-INSTANTIATE_TEST_SUITE_P(Levels, MlpTest, testing::ValuesIn(available_cpu_levels()),
-                         [](const auto& i) { return std::string(to_string(i.param)); });
+struct Level {
+  CpuLevel value;
+};
+void PrintTo(const Level& l, std::ostream* out) {
+  *out << to_string(l.value);
+}
+
+std::vector<Level> all_levels() {
+  std::vector<Level> levels;
+  for (const CpuLevel level : available_cpu_levels()) levels.push_back({level});
+  return levels;
+}
+
+class MlpTest : public testing::TestWithParam<Level> {};
+INSTANTIATE_TEST_SUITE_P(Levels, MlpTest, testing::ValuesIn(all_levels()),
+                         [](const auto& i) { return std::string(to_string(i.param.value)); });
 
 TEST_P(MlpTest, MatchesTheOracle) {
   struct Shape {
@@ -45,7 +58,7 @@ TEST_P(MlpTest, MatchesTheOracle) {
         const std::vector<float> x = test::random_floats(s.tokens * s.hidden, 6);
         const std::vector<float> start = test::random_floats(s.tokens * s.hidden, 7);
         const ConstRows rows(x.data(), s.tokens, s.hidden, s.hidden);
-        TestContext t(GetParam(), 2, mlp_scratch_bytes(s.hidden, s.intermediate, 2), rounding);
+        TestContext t(GetParam().value, 2, mlp_scratch_bytes(s.hidden, s.intermediate, 2), rounding);
         for (const Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes}) {
           std::vector<float> got = start;
           std::vector<float> want = start;
@@ -71,7 +84,7 @@ TEST_P(MlpTest, SiluIsAccurateEverywhere) {
   const MlpWeights packed = pack_mlp(w, w, w, DType::kF32);
   const auto tokens = static_cast<int64_t>(x.size());
   std::vector<float> out(x.size());
-  TestContext t(GetParam(), 1, mlp_scratch_bytes(1, 1, 1));
+  TestContext t(GetParam().value, 1, mlp_scratch_bytes(1, 1, 1));
   mlp(t.cx, ConstRows(x.data(), tokens, 1, 1), packed, Rows(out.data(), tokens, 1, 1));
   for (size_t i = 0; i < x.size(); ++i) {
     const double want = ref::silu(x[i]) * x[i];
@@ -97,13 +110,13 @@ TEST_P(MlpTest, RowsDoNotDependOnTheBatchOrTheThreads) {
     const Mlp w(kHidden, kInner, dtype, dtype, 9);
     const std::vector<float> x = test::random_floats(kMost * kHidden, 10);
     std::vector<float> want(x.size());
-    TestContext alone(GetParam(), 1, mlp_scratch_bytes(kHidden, kInner, 1), rounding);
+    TestContext alone(GetParam().value, 1, mlp_scratch_bytes(kHidden, kInner, 1), rounding);
     for (int64_t r = 0; r < kMost; ++r) {
       mlp(alone.cx, ConstRows(x.data() + r * kHidden, 1, kHidden, kHidden), w.packed,
           Rows(want.data() + r * kHidden, 1, kHidden, kHidden));
     }
     for (int threads = 1; threads <= 3; ++threads) {
-      TestContext t(GetParam(), threads, mlp_scratch_bytes(kHidden, kInner, threads), rounding);
+      TestContext t(GetParam().value, threads, mlp_scratch_bytes(kHidden, kInner, threads), rounding);
       for (const int64_t m : {1, 2, 5, 12, 13, 64, 193, 400}) {
         std::vector<float> out(static_cast<size_t>(m * kHidden));
         mlp(t.cx, ConstRows(x.data(), m, kHidden, kHidden), w.packed, Rows(out.data(), m, kHidden, kHidden));
@@ -121,7 +134,7 @@ TEST_P(MlpTest, AnEmptySliceContributesNothing) {
   EXPECT_EQ(w.hidden, 8);
   const std::vector<float> x(16, 1.0f);
   std::vector<float> out(16, 2.0f);
-  TestContext t(GetParam(), 1, mlp_scratch_bytes(8, 0, 1));
+  TestContext t(GetParam().value, 1, mlp_scratch_bytes(8, 0, 1));
   mlp(t.cx, ConstRows(x.data(), 2, 8, 8), w, Rows(out.data(), 2, 8, 8), Accumulate::kYes);
   EXPECT_EQ(out, std::vector<float>(16, 2.0f));
   mlp(t.cx, ConstRows(x.data(), 2, 8, 8), w, Rows(out.data(), 2, 8, 8));
@@ -195,7 +208,7 @@ TEST_P(MlpTest, ExpertsMatchTheOracle) {
       std::vector<float> got = start;
       std::vector<float> want = start;
       const ConstRows rows(x.data(), tokens, kHidden, kHidden);
-      TestContext t(GetParam(), 2, experts_scratch_bytes(kHidden, kInner + 17, 2), rounding);
+      TestContext t(GetParam().value, 2, experts_scratch_bytes(kHidden, kInner + 17, 2), rounding);
       experts(t.cx, rows, e.weights, groups, Rows(got.data(), tokens, kHidden, kHidden));
       ref::experts(rounding, rows, e.views, groups, dtype, Rows(want.data(), tokens, kHidden, kHidden));
       const double slack = tolerance(rounding, want);
@@ -218,7 +231,7 @@ TEST_P(MlpTest, ExpertsAreTheSumOfTheirMlpsBitForBit) {
     const std::vector<float> start = test::random_floats(kTokens * kHidden, 4);
     std::vector<float> want = start;
     std::vector<float> y(kHidden);
-    TestContext alone(GetParam(), 1, mlp_scratch_bytes(kHidden, kInner + 17, 1), rounding);
+    TestContext alone(GetParam().value, 1, mlp_scratch_bytes(kHidden, kInner + 17, 1), rounding);
     const ExpertGroups all = routing.group(kTokens, kExperts);
     for (size_t k = 0; k < kExperts; ++k) {
       for (auto i = static_cast<size_t>(all.offsets[k]); i < static_cast<size_t>(all.offsets[k + 1]); ++i) {
@@ -233,7 +246,8 @@ TEST_P(MlpTest, ExpertsAreTheSumOfTheirMlpsBitForBit) {
       }
     }
     for (int threads = 1; threads <= 3; ++threads) {
-      TestContext t(GetParam(), threads, experts_scratch_bytes(kHidden, kInner + 17, threads), rounding);
+      TestContext t(GetParam().value, threads, experts_scratch_bytes(kHidden, kInner + 17, threads),
+                    rounding);
       for (const int64_t tokens : {3, 40, 500}) {
         std::vector<float> got(start.begin(), start.begin() + tokens * kHidden);
         experts(t.cx, ConstRows(x.data(), tokens, kHidden, kHidden), e.weights,
