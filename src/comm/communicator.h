@@ -84,7 +84,7 @@ class Communicator {
   /// in: [rows, width], a partial sum of every row. Rank r owns rows [row_offsets[r],
   /// row_offsets[r + 1]) (size() + 1 offsets, from 0 to rows; slices may be uneven or empty) and gets
   /// out = Σ_r wire(in_r), or out += that with `add`; out: [own rows, width]. The sum is *not*
-  /// rounded again: it stays with its owner and travels nowhere.
+  /// rounded again: it stays with its owner and travels nowhere. `out` may be the own rows of `in`.
   void reduce_scatter_rows(ConstRows in, std::span<const int64_t> row_offsets, Rows out, bool add);
 
   /// own: [own rows, width] → out: [rows, width], every value rounded to the wire type, own rows

@@ -83,11 +83,11 @@ void ordered_sum(std::span<const std::byte* const> sources, DType dtype, Rows ou
     for (size_t c = 0; c < cols; c += kBlock) {
       const size_t count = std::min(kBlock, cols - c);
       const size_t first = static_cast<size_t>(r) * cols + c;
+      sum_block(sources, dtype, first, acc, count);  // not into `row`: it may be a source
       if (add) {
-        sum_block(sources, dtype, first, acc, count);
         add_f32(acc, row + c, count);
       } else {
-        sum_block(sources, dtype, first, row + c, count);
+        std::memcpy(row + c, acc, count * sizeof(float));
       }
     }
   }

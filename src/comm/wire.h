@@ -21,7 +21,8 @@ void encode(ConstRows in, DType dtype, std::byte* out);
 /// The other way; with `add` the values are added to what stands in `out`.
 void decode(const std::byte* in, DType dtype, Rows out, bool add);
 
-/// out[i] (+)= Σ_r sources[r][i], float32, starting from rank 0's value; sources hold `dtype`.
+/// out[i] (+)= Σ_r sources[r][i], float32, starting from rank 0's value; sources hold `dtype`;
+/// `out` may be one of them.
 void ordered_sum(std::span<const std::byte* const> sources, DType dtype, Rows out, bool add);
 /// The same sum rounded to `dtype`; `out` may be one of the sources.
 void ordered_sum_rounded(std::span<const std::byte* const> sources, DType dtype, std::byte* out,

@@ -187,6 +187,12 @@ void reduce_scatter_equals_oracle(Communicator& c) {
         }
         c.reduce_scatter_rows(rows_of(in, rows, width), offsets, rows_of(out, own, width), add);
         expect_same(fmt::format("reduce_scatter of {} rows, {} own", rows, own), out, want);
+        if (add) continue;
+        std::vector<float> in_place = in;
+        const Rows own_rows = rows_of(in_place, rows, width).row_slice(offsets[self], own);
+        c.reduce_scatter_rows(rows_of(std::as_const(in_place), rows, width), offsets, own_rows, false);
+        const float* first = in_place.data() + offsets[self] * width;
+        expect_same("reduce_scatter in place", std::vector<float>(first, first + own * width), want);
       }
     }
   }
