@@ -116,7 +116,9 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
 }
 
 /// The latent rows [first, first + keys) as keys [keys, lora + rope] and as values [lora, keys].
-void pack_latents(const Job& job, const Token& token, int64_t first, int64_t keys, const ThreadScratch& t) {
+/// Keys up to `end` that follow are prefetched.
+void pack_latents(const Job& job, const Token& token, int64_t first, int64_t keys, int64_t end,
+                  const ThreadScratch& t) {
   const MlaShape& s = job.shape;
   const int64_t width = job.width();
   const DType type = tile_dtype(job.cx.rounding);
@@ -131,6 +133,10 @@ void pack_latents(const Job& job, const Token& token, int64_t first, int64_t key
   const int64_t units = type == DType::kBf16 ? width / 2 : width;
   const auto* rows = reinterpret_cast<const uint32_t*>(t.latent);
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
+    // The next tile comes to L2 while this one is multiplied; a whole tile at once would fill the
+    // queues of the core and stall it.
+    const int64_t next = first + kTile + key;
+    if (next < end) prefetch_rows(job, token.table, next, std::min(kPanelColumns, end - next));
     job.rows.pack_columns(rows + key * units, units, std::min(kPanelColumns, keys - key), units,
                           reinterpret_cast<uint32_t*>(t.keys) + key * units);
   }
@@ -150,7 +156,7 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
   const DType dtype = tile_dtype(job.cx.rounding);
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t keys = std::min(kTile, end - first);
-    pack_latents(job, token, first, keys, t);
+    pack_latents(job, token, first, keys, end, t);
     gemm_single(job.cx.level, job.cx.rounding, {query, heads, width}, {t.keys, dtype, keys, width},
                 {t.scores, heads, keys, kTile}, Accumulate::kNo, t.gemm);
     SoftmaxTile tile;

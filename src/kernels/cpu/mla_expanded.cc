@@ -11,7 +11,8 @@ namespace duet::mla {
 
 namespace {
 
-constexpr int64_t kTile = 64;         // keys; larger wastes work on the causal diagonal
+constexpr int64_t kTile = 128;  // keys: a query row is rounded and an output row rescaled once per tile
+constexpr int64_t kChunk = 64;  // keys of one product with values; the causal diagonal skips whole chunks
 constexpr int64_t kRowBlock = 1024;   // rows that share an expansion
 constexpr int64_t kMinRowBlock = 64;  // below, expansion is nearly all of the work
 constexpr int64_t kSubRows = 64;      // rows per product: scores stay in the first-level caches
@@ -22,7 +23,8 @@ struct Scratch {
   float* expanded;    // [kTile, expanded_columns]
   std::byte* temp;    // of the packers
   std::byte* keys;    // packed [kTile, nope + rope]
-  std::byte* values;  // packed [v, kTile]
+  std::byte* values;  // packed [v, kChunk] of each chunk, value_bytes apart
+  int64_t value_bytes;
   float* scores;      // [kSubRows, kTile]
   float* correction;  // [kSubRows]
   float* max;         // [kHeadGroup, kRowBlock]
@@ -36,16 +38,17 @@ Scratch carve(const MlaShape& s, Carver& c) {
   t.latent = c.take<float>(kTile * (s.lora + s.rope));
   t.expanded = c.take<float>(kTile * expanded_columns(s));
   t.temp = c.take<std::byte>(
-      std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(q_head)), kTile * s.v * int64_t{sizeof(float)}));
+      std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(q_head)), kChunk * s.v * int64_t{sizeof(float)}));
   t.keys = c.take<std::byte>(static_cast<int64_t>(packed_bytes(kTile, q_head, DType::kF32)));
-  t.values = c.take<std::byte>(static_cast<int64_t>(packed_bytes(s.v, kTile, DType::kF32)));
+  t.value_bytes = static_cast<int64_t>(packed_bytes(s.v, kChunk, DType::kF32));
+  t.values = c.take<std::byte>(t.value_bytes * (kTile / kChunk));
   t.scores = c.take<float>(kSubRows * kTile);
   t.correction = c.take<float>(kSubRows);
   t.max = c.take<float>(kHeadGroup * kRowBlock);
   t.sum = c.take<float>(kHeadGroup * kRowBlock);
-  const size_t gemm =
-      std::max({gemm_scratch_bytes(kTile, expanded_columns(s), s.lora, 1),
-                gemm_scratch_bytes(kSubRows, kTile, q_head, 1), gemm_scratch_bytes(kSubRows, s.v, kTile, 1)});
+  const size_t gemm = std::max({gemm_scratch_bytes(kTile, expanded_columns(s), s.lora, 1),
+                                gemm_scratch_bytes(kSubRows, kTile, q_head, 1),
+                                gemm_scratch_bytes(kSubRows, s.v, kChunk, 1)});
   t.gemm = c.take<std::byte>(static_cast<int64_t>(gemm));
   return t;
 }
@@ -100,6 +103,15 @@ Block find_block(const Job& job, const Cut& cut, int64_t item) {
   return {};
 }
 
+/// The first `keys` of the expanded values, chunk by chunk.
+void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t) {
+  const int64_t columns = expanded_columns(job.shape);
+  for (int64_t c = 0; c < keys; c += kChunk) {
+    pack_values(job, t.expanded + c * columns + job.shape.nope, columns, job.shape.v,
+                std::min(kChunk, keys - c), t.temp, t.values + c / kChunk * t.value_bytes);
+  }
+}
+
 /// Packs keys and values of one head for the tile whose latent rows are in t.latent.
 void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t) {
   const MlaShape& s = job.shape;
@@ -111,7 +123,7 @@ void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t) {
   gemm_single(job.cx.level, job.cx.rounding, {t.latent, keys, s.lora, job.width()}, w,
               {t.expanded, keys, columns}, Accumulate::kNo, t.gemm);
   pack_keys(job, t.expanded, columns, s.nope, t.latent + s.lora, job.width(), s.rope, keys, t.temp, t.keys);
-  pack_values(job, t.expanded + s.nope, columns, s.v, keys, t.temp, t.values);
+  pack_value_chunks(job, keys, t);
 }
 
 /// Whether some expanded value of the tile is, or will be once rounded, not finite. Then 0 · value
@@ -143,7 +155,7 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
   tile.scores = t.scores;
   tile.stride = kTile;
   tile.rows = rows;
-  tile.keys = keys;
+  tile.keys = std::min(keys, round_up(seen, kChunk));
   tile.first_valid = first_valid;
   tile.step = 1;
   tile.scale = s.scale;
@@ -158,8 +170,12 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
       if (!(t.correction[i] == 1.0f)) job.rows.scale(out.row(i), t.correction[i], s.v, out.row(i));
     }
   }
-  gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, keys, kTile}, {t.values, dtype, s.v, keys}, out,
-              first == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+  for (int64_t c = 0; c < seen; c += kChunk) {
+    const int64_t n = std::min(kChunk, keys - c);
+    gemm_single(job.cx.level, job.cx.rounding, {t.scores + c, rows, n, kTile},
+                {t.values + c / kChunk * t.value_bytes, dtype, s.v, n}, out,
+                first + c == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+  }
 }
 
 /// One head, one tile, for the rows of the block that see the tile.
@@ -170,14 +186,12 @@ void attend_tile(const Job& job, const Block& block, int64_t local_head, int64_t
   const int64_t all_seen = std::clamp(first + keys - 1 - block.position, begin, block.rows);
   int64_t r = begin;
   if (all_seen > begin && has_spoilt_values(job, keys, t)) {
-    const float* values = t.expanded + job.shape.nope;
-    const int64_t columns = expanded_columns(job.shape);
     for (; r < all_seen; ++r) {
       const int64_t seen = block.position + r - first + 1;
-      pack_values(job, values, columns, job.shape.v, seen, t.temp, t.values);
+      pack_value_chunks(job, seen, t);
       attend_rows(job, block, local_head, r, 1, first, seen, t);
     }
-    pack_values(job, values, columns, job.shape.v, keys, t.temp, t.values);
+    pack_value_chunks(job, keys, t);
   }
   for (; r < block.rows; r += kSubRows) {
     attend_rows(job, block, local_head, r, std::min(kSubRows, block.rows - r), first, keys, t);

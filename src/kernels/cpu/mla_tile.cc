@@ -44,6 +44,16 @@ void copy_rows(const Job& job, const int32_t* block_table, int64_t first, int64_
   });
 }
 
+void prefetch_rows(const Job& job, const int32_t* block_table, int64_t first, int64_t keys) {
+  constexpr int64_t kLine = 64;
+  const auto* base = static_cast<const std::byte*>(job.cache.data);
+  const int64_t row_bytes = job.width() * static_cast<int64_t>(dtype_bytes(job.cache.dtype));
+  for_runs(job.cache, block_table, first, keys, [&](int64_t slot, int64_t, int64_t count) {
+    const std::byte* from = base + slot * row_bytes;
+    for (int64_t b = 0; b < count * row_bytes; b += kLine) __builtin_prefetch(from + b, 0, 2);
+  });
+}
+
 void pack_keys(const Job& job, const float* a, int64_t lda, int64_t na, const float* b, int64_t ldb,
                int64_t nb, int64_t keys, std::byte* temp, void* out) {
   const int64_t k = na + nb;

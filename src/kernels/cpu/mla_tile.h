@@ -57,6 +57,9 @@ void load_rows(const Job& job, const int32_t* block_table, int64_t first, int64_
 /// The same bytes as they lie in the cache, for when no conversion is wanted.
 void copy_rows(const Job& job, const int32_t* block_table, int64_t first, int64_t keys, void* out);
 
+/// Asks for those rows to be brought to the second-level cache.
+void prefetch_rows(const Job& job, const int32_t* block_table, int64_t first, int64_t keys);
+
 /// Packs [keys, na + nb] (two row-major parts side by side, rounded on the way) as weights with
 /// n = keys, k = na + nb. `temp`: key_temp_bytes(na + nb).
 void pack_keys(const Job& job, const float* a, int64_t lda, int64_t na, const float* b, int64_t ldb,
