@@ -1,0 +1,187 @@
+// The exactness contract: one model, rank count and path gives the same logits, bit for bit, with
+// overlap off and on, wherever a step is cut, and whoever shares the batch.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "golden/harness.h"
+
+namespace duet {
+namespace {
+
+using Logits = std::vector<std::vector<float>>;
+
+bool same_bits(const Logits& a, const Logits& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+      return false;
+  }
+  return true;
+}
+
+RankOptions options_for(const std::string& name, int ranks, ExpertPath path, ComputeDtype dtype) {
+  RankOptions options;
+  options.model = golden_dir(name);
+  options.dtype = dtype;
+  options.ranks = ranks;
+  options.threads_per_rank = 1;
+  options.expert_path = path;
+  options.wire = dtype == ComputeDtype::kFloat32 ? DType::kF32 : DType::kBf16;
+  options.max_batched_tokens = 256;
+  options.max_logits_rows = 256;
+  options.block_size = 3;
+  options.kv_cache_bytes = int64_t{2} << 20;
+  options.max_micro_batches = 3;
+  return options;
+}
+
+using Case = std::tuple<const char*, int, ExpertPath, ComputeDtype>;
+class Exactness : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    const auto [name, ranks, path, dtype] = GetParam();
+    group_ = RankGroup::start(options_for(name, ranks, path, dtype));
+    vocab_ = group_->info().config.vocab_size;
+  }
+  std::unique_ptr<RankGroup> group_;
+  int64_t vocab_ = 0;
+};
+
+TEST_P(Exactness, EverySplitPositionOfFortyTokens) {
+  // Three requests, so that borders fall between and inside sequences.
+  const std::vector<std::vector<int32_t>> prompts{random_tokens(17, vocab_, 1), random_tokens(1, vocab_, 2),
+                                                  random_tokens(22, vocab_, 3)};
+  const Logits off = run_prompts(*group_, prompts, {});
+  for (int64_t border = 1; border < 40; ++border) {
+    Cut cut;
+    cut.borders = {border};
+    cut.overlap = true;
+    ASSERT_TRUE(same_bits(off, run_prompts(*group_, prompts, cut))) << "border at row " << border;
+    cut.borders = {border, border + (40 - border) / 2};
+    ASSERT_TRUE(same_bits(off, run_prompts(*group_, prompts, cut)))
+        << "three micro-batches, first border " << border;
+  }
+  // And back: nothing may stay behind in a module that an overlapped step has used.
+  ASSERT_TRUE(same_bits(off, run_prompts(*group_, prompts, {})));
+  Cut split_only;  // the sequential program of two micro-batches
+  split_only.borders = {13};
+  ASSERT_TRUE(same_bits(off, run_prompts(*group_, prompts, split_only)));
+}
+
+TEST_P(Exactness, ChunksAndNeighboursChangeNothing) {
+  const std::vector<std::vector<int32_t>> prompts{random_tokens(23, vocab_, 4), random_tokens(9, vocab_, 5)};
+  const Logits whole = run_prompts(*group_, prompts, {});
+  for (int64_t chunk : {1, 5, 8}) {
+    Cut cut;
+    cut.chunk = chunk;
+    ASSERT_TRUE(same_bits(whole, run_prompts(*group_, prompts, cut))) << "chunks of " << chunk;
+    cut.micro_batches = 2;
+    cut.overlap = true;
+    ASSERT_TRUE(same_bits(whole, run_prompts(*group_, prompts, cut)))
+        << "chunks of " << chunk << ", overlapped";
+  }
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    ASSERT_TRUE(same_bits({whole[i]}, run_prompts(*group_, {prompts[i]}, {}))) << "prompt " << i << " alone";
+  }
+}
+
+// Prefills three sequences, then one step with a decode row of each and a fresh prompt, cut at `borders`.
+Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& borders, bool overlap) {
+  const int bs = group.info().block_size;
+  const std::vector<std::vector<int32_t>> old{random_tokens(7, vocab, 11), random_tokens(12, vocab, 12),
+                                              random_tokens(5, vocab, 13)};
+  const std::vector<int32_t> fresh = random_tokens(19, vocab, 14);
+  const auto table = [&](int64_t sequence) {
+    std::vector<int32_t> blocks;
+    for (int32_t b = 0; b * bs < 24; ++b)
+      blocks.push_back(static_cast<int32_t>(sequence) + 4 * b);  // interleaved
+    return blocks;
+  };
+  StepBatch prefill, mixed;
+  const auto add = [&](StepBatch& batch, const std::vector<int32_t>& tokens, int64_t start,
+                       AttentionForm form, int64_t sequence) {
+    const std::vector<int32_t> blocks = table(sequence);
+    batch.spans.push_back({batch.rows(), static_cast<int64_t>(tokens.size()), start, form,
+                           static_cast<int64_t>(batch.block_tables.size()),
+                           static_cast<int64_t>(blocks.size())});
+    batch.block_tables.insert(batch.block_tables.end(), blocks.begin(), blocks.end());
+    batch.token_ids.insert(batch.token_ids.end(), tokens.begin(), tokens.end());
+  };
+  for (size_t i = 0; i < old.size(); ++i)
+    add(prefill, old[i], 0, AttentionForm::kExpanded, static_cast<int64_t>(i));
+  prefill.borders = {0, prefill.rows()};
+  group.run(prefill);
+  for (size_t i = 0; i < old.size(); ++i) {
+    add(mixed, {static_cast<int32_t>(i + 1)}, static_cast<int64_t>(old[i].size()), AttentionForm::kAbsorbed,
+        static_cast<int64_t>(i));
+  }
+  add(mixed, fresh, 0, AttentionForm::kExpanded, 3);
+  for (int32_t r : {0, 1, 2, 3, 10, static_cast<int32_t>(mixed.rows()) - 1}) mixed.logits_rows.push_back(r);
+  mixed.borders = {0};
+  mixed.borders.insert(mixed.borders.end(), borders.begin(), borders.end());
+  mixed.borders.push_back(mixed.rows());
+  mixed.overlap = overlap;
+  const StepResult result = group.run(mixed);
+  return {{result.logits.begin(), result.logits.end()}};
+}
+
+TEST_P(Exactness, MixedPrefillAndDecodeSteps) {
+  const Logits off = mixed_step(*group_, vocab_, {}, false);
+  for (int64_t border = 1; border < 22; ++border) {
+    ASSERT_TRUE(same_bits(off, mixed_step(*group_, vocab_, {border}, true))) << "border at row " << border;
+    if (border < 21) {
+      ASSERT_TRUE(same_bits(off, mixed_step(*group_, vocab_, {border, border + 1}, true))) << border;
+    }
+  }
+}
+
+TEST_P(Exactness, TinyStepsOverlapToo) {
+  // 1, 2, 3 rows: parts of one row, ranks that own no row, experts without a token.
+  for (int64_t rows : {1, 2, 3}) {
+    const std::vector<std::vector<int32_t>> prompts{random_tokens(rows, vocab_, 20)};
+    const Logits off = run_prompts(*group_, prompts, {});
+    Cut cut;
+    cut.micro_batches = static_cast<int>(rows);
+    cut.overlap = true;
+    ASSERT_TRUE(same_bits(off, run_prompts(*group_, prompts, cut))) << rows << " rows";
+  }
+}
+
+TEST_P(Exactness, OverlappedStepsAreCounted) {
+  // "Feature silently not wired": the statistics must show overlapped stages for this model class.
+  group_->reset_stats();
+  Cut cut;
+  cut.micro_batches = 2;
+  cut.overlap = true;
+  run_prompts(*group_, {random_tokens(24, vocab_, 30)}, cut);
+  const RunStats stats = group_->stats();
+  EXPECT_EQ(stats.steps, 1);
+  EXPECT_EQ(stats.steps_overlapped, 1);
+  int64_t collectives = 0;
+  for (const RunStats::Kind& kind : stats.kinds) collectives += kind.comm ? kind.count : 0;
+  EXPECT_GE(collectives, 2 * 2 * group_->info().config.num_hidden_layers);
+}
+
+std::string case_name(const testing::TestParamInfo<Case>& info) {
+  std::string name = std::get<0>(info.param);
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name + "_r" + std::to_string(std::get<1>(info.param)) +
+         (std::get<2>(info.param) == ExpertPath::kAllToAll ? "_all_to_all_" : "_all_reduce_") +
+         to_string(std::get<3>(info.param));
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Exactness,
+                         testing::Combine(testing::Values("v3-tiny", "v2-tiny", "v2lite-tiny"),
+                                          testing::Values(1, 2, 4),
+                                          testing::Values(ExpertPath::kAllReduce, ExpertPath::kAllToAll),
+                                          testing::Values(ComputeDtype::kFloat32, ComputeDtype::kBfloat16)),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Half, Exactness,
+                         testing::Values(Case{"v3-tiny-bf16", 2, ExpertPath::kAllReduce, ComputeDtype::kHalf},
+                                         Case{"v3-tiny-bf16", 8, ExpertPath::kAllToAll,
+                                              ComputeDtype::kBfloat16}),
+                         case_name);
+
+}  // namespace
+}  // namespace duet
