@@ -69,8 +69,8 @@ MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config)
   plan.weights = bytes.weights;
   plan.activations = bytes.activations;
   plan.scratch =
-      bytes.scratch + Communicator::staging_bytes(options.ranks, options.wire, bytes.max_send_elements,
-                                                  bytes.max_recv_elements);
+      bytes.scratch + Communicator::staging_bytes(options.ranks, options.wire, bytes.max_collective_elements,
+                                                  bytes.max_all_to_all_elements);
   plan.kv_bytes_per_token = bytes.kv_per_block / options.block_size;
   const int64_t available = available_bytes() / locals;
   const int64_t room = available - plan.weights - plan.activations - plan.scratch;

@@ -65,7 +65,7 @@ Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const Weigh
       const ModelBytes bytes =
           deepseek_bytes(config, setup.dtype, options.expert_path, options.expert_parallel, comm_->rank(),
                          comm_->size(), threads, limits_);
-      comm_->reserve(bytes.max_send_elements, bytes.max_recv_elements);
+      comm_->reserve(bytes.max_collective_elements, bytes.max_all_to_all_elements);
       model_ = make_deepseek(setup);
     } catch (const std::exception& e) {
       failure = e.what();

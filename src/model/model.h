@@ -54,8 +54,8 @@ struct ModelBytes {
   int64_t kv_per_block = 0;
   int64_t activations = 0;
   int64_t scratch = 0;
-  int64_t max_send_elements = 0;  // for Communicator::reserve
-  int64_t max_recv_elements = 0;
+  int64_t max_collective_elements = 0;  // for Communicator::reserve
+  int64_t max_all_to_all_elements = 0;
 };
 ModelBytes deepseek_bytes(const DeepseekConfig& config, ComputeDtype dtype, ExpertPath path,
                           bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);

@@ -114,8 +114,9 @@ ModelBytes deepseek_bytes(const DeepseekConfig& c, ComputeDtype dtype, ExpertPat
                        static_cast<int64_t>(dtype_bytes(kv_dtype(dtype)));
   bytes.activations = DeepseekBufferSizes(s, limits).bytes();
   bytes.scratch = scratch_bytes(c, s, threads);
-  bytes.max_send_elements = s.all_to_all ? (limits.max_rows + ranks) * s.hidden : 0;
-  bytes.max_recv_elements = s.all_to_all ? (limits.max_rows + ranks) * s.hidden : 0;
+  bytes.max_collective_elements = std::max(limits.max_rows * s.hidden, limits.max_logits_rows * s.vocab);
+  // Every token of a step on one rank's experts, once; what a rank sends is never more.
+  bytes.max_all_to_all_elements = s.all_to_all ? (limits.max_rows + ranks) * s.hidden : 0;
   return bytes;
 }
 
