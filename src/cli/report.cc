@@ -35,18 +35,19 @@ std::string human_count(double count) {
   return unit == 0 ? fmt::format("{:.0f}", count) : fmt::format("{:.2f}{}", count, kUnits[unit]);
 }
 
-std::string report_text(const LlmStats& s) {
+std::string report_text(const LlmStats& s, int ranks) {
   std::string text = fmt::format(
       "prefill        {} tokens, {:.1f} tokens/s\n"
       "decode         {} tokens, {:.1f} tokens/s\n"
       "steps          {} in {:.1f} ms, {} overlapped{}\n"
-      "computation    {:.1f} ms\n"
-      "communication  {:.1f} ms, exposed {:.1f} ms, hidden share {:.2f}\n",
+      "computation    {:.1f} ms\n",
       s.prefill_tokens, rate(s.prefill_tokens, s.prefill_seconds), s.decode_tokens,
       rate(s.decode_tokens, s.decode_seconds), s.steps, s.step_ms, s.steps_overlapped,
-      s.preemptions > 0 ? fmt::format(", {} preemptions", s.preemptions) : "", s.compute_ms, s.comm_ms,
-      s.exposed_ms, s.hidden_share);
-  return text;
+      s.preemptions > 0 ? fmt::format(", {} preemptions", s.preemptions) : "", s.compute_ms);
+  // One rank has no wire: what its comm lane does is hand over, and a share of that means nothing.
+  if (ranks == 1) return text + "communication  none, one rank\n";
+  return text + fmt::format("communication  {:.1f} ms, exposed {:.1f} ms, hidden share {:.2f}\n", s.comm_ms,
+                            s.exposed_ms, s.hidden_share);
 }
 
 nlohmann::json report_json(const LlmStats& s, const LlmOptions& o) {

@@ -10,7 +10,7 @@ struct LlmOptions;
 struct LlmStats;
 
 /// Several lines, each ending in a newline.
-std::string report_text(const LlmStats& stats);
+std::string report_text(const LlmStats& stats, int ranks);
 nlohmann::json report_json(const LlmStats& stats, const LlmOptions& options);
 
 /// "1.5 GiB", "12.0 MiB", "800 B".

@@ -52,8 +52,8 @@ std::string join_ids(const std::vector<int32_t>& ids) {
   return fmt::format("{}", fmt::join(ids, ","));
 }
 
-// For a reader at a terminal: prompt and text run on, as the model saw them.
-void write_readable(const RequestOutput& output, size_t number, size_t count, bool without_text,
+// For a reader at a terminal: prompt and text run on, as the model saw them; of a chat the answer alone.
+void write_readable(const RequestOutput& output, size_t number, size_t count, bool chat, bool without_text,
                     std::ostream& out) {
   for (size_t i = 0; i < output.completions.size(); ++i) {
     const Completion& completion = output.completions[i];
@@ -64,7 +64,7 @@ void write_readable(const RequestOutput& output, size_t number, size_t count, bo
     }
     if (without_text) {
       out << join_ids(output.prompt_token_ids) << " -> " << join_ids(completion.token_ids);
-    } else if (output.prompt.empty()) {
+    } else if (chat || output.prompt.empty()) {
       out << completion.text;
     } else {
       out << output.prompt << completion.text;
@@ -85,15 +85,17 @@ Outputs open_outputs(const Flags& flags, const CliContext& context) {
   return files;
 }
 
-void write_results(const Flags& flags, const std::vector<RequestOutput>& results, bool without_text,
-                   Outputs& files, const CliContext& context) {
+void write_results(const Flags& flags, const std::vector<Prompt>& prompts,
+                   const std::vector<RequestOutput>& results, bool without_text, Outputs& files,
+                   const CliContext& context) {
   const bool with_index = flags.integer("n") > 1;
   const bool with_logprobs = flags.given("logprobs");
   for (size_t i = 0; i < results.size(); ++i) {
     if (files.lines) {
       write_lines(results[i], with_index, with_logprobs, files.lines->stream());
     } else {
-      write_readable(results[i], i, results.size(), without_text, context.out);
+      write_readable(results[i], i, results.size(), !prompts[i].messages_json.empty(), without_text,
+                     context.out);
     }
   }
   if (files.lines) files.lines->commit();
@@ -135,10 +137,10 @@ int verb_generate(const Flags& flags, const CliContext& context) {
       llm->generate(prompts, {params}, [&](const Progress& progress) { view.generating(progress); });
   const int64_t done = now_ns();
   view.clear();
-  write_results(flags, results, options.skip_tokenizer_init, files, context);
+  write_results(flags, prompts, results, options.skip_tokenizer_init, files, context);
   const LlmStats stats = llm->stats();
   if (flags.given("trace")) llm->write_trace(flags.text("trace"));
-  context.err << report_text(stats);
+  context.err << report_text(stats, options.tensor_parallel_size);
   if (files.report) {
     nlohmann::json report = report_json(stats, options);
     report["requests"] = prompts.size();

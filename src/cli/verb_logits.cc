@@ -86,7 +86,7 @@ int verb_logits(const Flags& flags, const CliContext& context) {
     writer.write(prompt, first_row * vocab, logits, rows * vocab);
   });
   writer.finish();
-  context.err << report_text(llm->stats());
+  context.err << report_text(llm->stats(), options.tensor_parallel_size);
   return kExitOk;
 }
 

@@ -69,13 +69,16 @@ TEST(Generate, GoldenContinuationOnOneAndTwoRanks) {
     EXPECT_FALSE(rows[0].contains("index"));
     EXPECT_FALSE(rows[0].contains("logprobs"));
     EXPECT_EQ(result.out, "");
-    EXPECT_THAT(result.err, AllOf(HasSubstr("prefill"), HasSubstr("hidden share")));
+    EXPECT_THAT(result.err, AllOf(HasSubstr("prefill"),
+                                  HasSubstr(std::string(ranks) == "1" ? "one rank" : "hidden share")));
     const json report = json::parse(read_all(dir.file("r.json")));
     EXPECT_EQ(report["prefill_tokens"], golden_row(0)["prompt_token_ids"].size());
     EXPECT_EQ(report["requests"], 1);
     EXPECT_EQ(report["steps_overlapped"], 0);
     EXPECT_EQ(report["tensor_parallel_size"], std::stoi(ranks));
-    EXPECT_EQ(report["comm_ms"].get<double>() > 0, std::string(ranks) == "2");
+    if (std::string(ranks) == "2") {
+      EXPECT_GT(report["comm_ms"].get<double>(), 0);
+    }
   }
 }
 
@@ -202,9 +205,9 @@ TEST(Logits, GoldenAndBitIdenticalUnderEverySplit) {
 }
 
 TEST(Inspect, CountsWhatTheCheckpointHolds) {
-  for (const std::string model :
-       {std::string(kKjv), std::string(kTiny), std::string(DUET_FIXTURES "/golden/v2-tiny"),
-        std::string(DUET_FIXTURES "/golden/v2lite-tiny")}) {
+  const std::string golden = DUET_FIXTURES "/golden/";
+  for (const std::string& model :
+       std::vector<std::string>{kKjv, kTiny, golden + "v2-tiny", golden + "v2lite-tiny"}) {
     const Checkpoint checkpoint = Checkpoint::open(model);
     int64_t elements = 0;
     for (const TensorInfo& tensor : checkpoint.tensors()) {
