@@ -224,12 +224,13 @@ double worst_error(const std::vector<float>& got, const std::vector<float>& want
 // A score is a chain of products with inputs rounded to relative u (f32: sums of length k drift by
 // about √k · 2⁻²⁴), and rounding errors of a dot product add like a random walk, hence / √lora. An
 // error δ in all scores moves a mean of values by at most 2 δ · max|value|; p and the values carry
-// three more roundings.
+// three more roundings. The norms assume that every vector is aligned with every other; random ones
+// stay at 0.2 to 1 % of that, so a twenty-fifth leaves a factor of four and still sees a lost key.
 double error_bound(const Expected& e, const MlaShape& shape, Rounding rounding) {
   const double u = rounding == Rounding::kNone   ? 0x1p-24 * std::sqrt(shape.lora + 64.0)
                    : rounding == Rounding::kBf16 ? 0x1p-8
                                                  : 0x1p-11;
-  return e.value_size * (2.0 * u * e.score_size / std::sqrt(shape.lora) + 3.0 * u);
+  return e.value_size * (2.0 * u * e.score_size / std::sqrt(shape.lora) + 3.0 * u) / 25.0;
 }
 
 TEST(MlaAttention, MatchesTheOracle) {
@@ -263,13 +264,14 @@ TEST(MlaAttention, ChunksBlocksAndThreadsChangeNoBit) {
         const MlaTestWeights weights(shape, rounding);
         const DType cache_type = kCacheTypes[static_cast<int>(rounding)];
         for (const AttentionForm form : {AttentionForm::kExpanded, AttentionForm::kAbsorbed}) {
-          for (const int64_t length : {int64_t{1}, int64_t{65}, int64_t{170}}) {
+          for (const int64_t length : {int64_t{1}, int64_t{65}, int64_t{150}}) {
             const TestSequence s(shape, length, 11);
             RunSetup setup{level, rounding, cache_type, 16, 1, form};
             const auto whole = run(setup, shape, weights, {&s, 1}, length, 1)[0];
             for (const float v : whole) ASSERT_FALSE(std::isnan(v)) << name_of(setup, shape, length);
             uint32_t seed = 2;
             for (const int64_t chunk : {1, 7, 32, 64, 1000}) {
+              if (chunk == 1 && length > 65) continue;  // slow, and the tile edge at 64 + 1 is seen above
               setup.block_size = block_sizes[seed % 4];
               setup.threads = 1 + static_cast<int>(seed % 3);
               const auto got = run(setup, shape, weights, {&s, 1}, chunk, seed++)[0];
