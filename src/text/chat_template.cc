@@ -40,6 +40,7 @@ ChatTemplate ChatTemplate::parse(std::string_view source) {
 RenderedChat ChatTemplate::render(std::string_view messages_json, const ChatOptions& options,
                                   const Tokenizer* tokenizer) const {
   jinja::Runtime rt;
+  rt.left = options.limits;
   rt.now_seconds = options.now_seconds != 0 ? options.now_seconds : static_cast<int64_t>(std::time(nullptr));
   jinja::Interpreter interpreter(rt);
   const jinja::Value messages = jinja::from_json(rt, messages_json, true, "messages");

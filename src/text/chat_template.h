@@ -18,6 +18,15 @@ namespace duet {
 
 class Tokenizer;
 
+/// Ceilings of one rendering; an Error(kResourceExhausted) beyond. The largest published template
+/// over a 1 MB conversation stays a hundred times below.
+struct ChatLimits {
+  int64_t steps = 20'000'000;        // expressions evaluated, elements touched
+  int64_t bytes = int64_t{1} << 30;  // of strings and lists built, in sum
+  int64_t output_bytes = 256ll << 20;
+  int nesting = 300;  // of evaluation, macro calls included
+};
+
 struct ChatOptions {
   bool add_generation_prompt = true;
   /// Keeps what came in with the request (every string of messages and tools) from becoming control
@@ -33,6 +42,7 @@ struct ChatOptions {
   /// Which of the checkpoint's templates; empty: "tool_use" when there are tools and it exists, else
   /// "default".
   std::string_view template_name = {};
+  ChatLimits limits = {};
 };
 
 /// A rendered chat and which of its bytes came from the request.

@@ -36,7 +36,7 @@ Value get_slice(Runtime& rt, const Value& value, const Value& start, const Value
 
 /// Helpers of the string filters and methods.
 Str strip(Runtime& rt, const Str& text, const Value* characters, bool left, bool right);
-enum class Case { kUpper, kLower, kTitle, kCapitalize };
+enum class Case { kUpper, kLower, kTitle, kWords, kCapitalize };  // kTitle: str.title; kWords: Jinja's title
 Str change_case(Runtime& rt, const Str& text, Case how);
 Str replace(Runtime& rt, const Str& text, std::string_view old, const Str& fresh, int64_t count);
 /// The string or a failure naming `what`.

@@ -229,7 +229,8 @@ Value Interpreter::call_global(const std::string& name, const Args& args) {
     dict.set(std::get<StrPtr>(rt_.string(key)), value);
   }
   if (name == "dict") return rt_.dict(std::move(dict));
-  if (dict.depth > kMaxValueDepth) rt_.fail("a namespace can't hold a namespace or so deep a value");
+  if (dict.depth > kMaxValueDepth)
+    rt_.fail("a namespace can't hold a namespace or so deep a value", ErrorKind::kResourceExhausted);
   auto space = std::make_shared<Namespace>();
   for (const auto& [key, value] : dict.items) space->attributes.emplace_back(key->text, value);
   return space;

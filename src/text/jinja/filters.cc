@@ -373,7 +373,7 @@ constexpr Filter kFilters[] = {
     {"sort", nullptr, filter_sort},
     {"string", [](Runtime& rt, const Value& v) { return rt.string(to_text(rt, v)); }, nullptr},
     {"sum", nullptr, filter_sum},
-    {"title", filter_case<Case::kTitle>, nullptr},
+    {"title", filter_case<Case::kWords>, nullptr},
     {"tojson", nullptr, filter_tojson},
     {"trim", nullptr, filter_trim},
     {"unique", nullptr, filter_unique},

@@ -148,7 +148,8 @@ void Interpreter::assign(const Stmt& stmt, Scope& scope, const Value& value) {
     const auto* space = std::get_if<std::shared_ptr<Namespace>>(&target);
     if (space == nullptr)
       rt_.fail(fmt::format("'{}' is no namespace, its attributes can't be set", stmt.targets[0]));
-    if (depth_of(value) >= kMaxValueDepth) rt_.fail("a namespace can't hold a namespace or so deep a value");
+    if (depth_of(value) >= kMaxValueDepth)
+      rt_.fail("a namespace can't hold a namespace or so deep a value", ErrorKind::kResourceExhausted);
     for (auto& [name, old] : (*space)->attributes) {
       if (name != stmt.attribute) continue;
       old = value;

@@ -93,7 +93,11 @@ Str change_case(Runtime& rt, const Str& text, Case how) {
     const char32_t code = next_code_point(text.text, at);
     const bool upper = how == Case::kUpper || (how != Case::kLower && word_begins);
     append_utf8(result.text, map_case(code, upper));
-    word_begins = how == Case::kTitle && !is_letter(code);
+    word_begins =
+        (how == Case::kTitle && !is_letter(code)) ||
+        (how == Case::kWords &&
+         (python_space(code) || (code < 0x80 && std::string_view("-({[<").find(static_cast<char>(code)) !=
+                                                    std::string_view::npos)));
   }
   if (!text.literal.empty()) result.mark_all();
   return result;
@@ -177,16 +181,20 @@ Value split(Runtime& rt, const Str& text, const Value* separator, int64_t most, 
   }
   size_t begin = 0, end = text.text.size();
   if (blank) {  // no empty words at the ends
-    if (!cuts.empty() && cuts.front().first == 0) {
-      begin = cuts.front().second;
-      cuts.erase(cuts.begin());
-    }
-    if (!cuts.empty() && cuts.back().second == end) {
-      if (most < 0 || static_cast<int64_t>(cuts.size()) - 1 < most || from_right) {
+    // The side that splitting starts from is always trimmed; the other only while splits are left.
+    const auto trim = [&](bool front, bool always) {
+      if (cuts.empty() || (front ? cuts.front().first != 0 : cuts.back().second != end)) return;
+      if (!always && most >= 0 && static_cast<int64_t>(cuts.size()) - 1 >= most) return;
+      if (front) {
+        begin = cuts.front().second;
+        cuts.erase(cuts.begin());
+      } else {
         end = cuts.back().first;
         cuts.pop_back();
       }
-    }
+    };
+    trim(!from_right, true);
+    trim(from_right, false);
     if (begin == end) return rt.list({});
   }
   if (most >= 0 && static_cast<int64_t>(cuts.size()) > most) {

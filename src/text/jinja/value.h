@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "text/added_tokens.h"
+#include "text/chat_template.h"
 
 namespace duet::jinja {
 
@@ -79,13 +80,7 @@ struct Function {
   bool method = false;
 };
 
-/// Ceilings of one rendering. A template is code from a file: it must not take the process down.
-struct Limits {
-  int64_t steps = 20'000'000;        // expressions evaluated, elements touched
-  int64_t bytes = int64_t{1} << 30;  // of strings and lists built, in sum
-  int64_t output_bytes = 256 << 20;
-  int nesting = 300;  // of evaluation, macro calls included
-};
+using Limits = ChatLimits;
 
 /// Deepest nesting of lists and dicts, of a request's JSON too.
 inline constexpr int kMaxValueDepth = 100;
