@@ -66,7 +66,8 @@ Value filter_join(Runtime& rt, const Value& subject, const Args& args) {
   const Str separator = a[0] == nullptr ? Str{} : to_text(rt, *a[0]);
   Str result;
   bool first = true;
-  for (const Value& item : iterate(rt, subject)->items) {
+  const auto list = iterate(rt, subject);  // held: the loop only borrows
+  for (const Value& item : list->items) {
     if (!first) result.append(separator);
     first = false;
     const Str text = to_text(rt, a[1] == nullptr ? item : attribute_path(rt, item, *a[1]));
@@ -198,7 +199,8 @@ Value filter_select(Runtime& rt, const Value& subject, const Args& args, bool at
   const Args rest{{args.positional.begin() + static_cast<ptrdiff_t>(next), args.positional.end()},
                   args.named};
   std::vector<Value> result;
-  for (const Value& item : iterate(rt, subject)->items) {
+  const auto list = iterate(rt, subject);  // held: the loop only borrows
+  for (const Value& item : list->items) {
     const Value value = attribute ? attribute_path(rt, item, args.positional[0]) : item;
     if ((test.empty() ? truthy(value) : call_test(rt, test, value, rest)) == keep) result.push_back(item);
   }
@@ -213,7 +215,8 @@ Value folded(Runtime& rt, const Value& value, bool case_sensitive) {
 Value filter_sort(Runtime& rt, const Value& subject, const Args& args) {
   const auto a = args.bind(rt, "sort", {"reverse", "case_sensitive", "attribute"});
   std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : iterate(rt, subject)->items) {
+  const auto list = iterate(rt, subject);  // held: the loop only borrows
+  for (const Value& item : list->items) {
     const Value key = a[2] == nullptr || is<None>(*a[2]) ? item : attribute_path(rt, item, *a[2]);
     keyed.emplace_back(folded(rt, key, flag(a[1], false)), item);
   }
@@ -239,7 +242,8 @@ Value filter_dictsort(Runtime& rt, const Value& subject, const Args& args) {
 Value filter_unique(Runtime& rt, const Value& subject, const Args& args) {
   const auto a = args.bind(rt, "unique", {"case_sensitive", "attribute"});
   std::vector<Value> result, keys;
-  for (const Value& item : iterate(rt, subject)->items) {
+  const auto list = iterate(rt, subject);  // held: the loop only borrows
+  for (const Value& item : list->items) {
     const Value key = folded(rt, a[1] == nullptr ? item : attribute_path(rt, item, *a[1]), flag(a[0], false));
     if (std::any_of(keys.begin(), keys.end(), [&](const Value& seen) { return equal(rt, seen, key); }))
       continue;
@@ -295,7 +299,8 @@ Value filter_sum(Runtime& rt, const Value& subject, const Args& args) {
   int64_t whole = a[1] == nullptr ? 0 : need_integer(rt, *a[1], "sum");
   double real = 0;
   bool integers = true;
-  for (const Value& item : iterate(rt, subject)->items) {
+  const auto list = iterate(rt, subject);  // held: the loop only borrows
+  for (const Value& item : list->items) {
     const Value value = a[0] == nullptr || is<None>(*a[0]) ? item : attribute_path(rt, item, *a[0]);
     int64_t integer = 0;
     double number = 0;
