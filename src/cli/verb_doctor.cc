@@ -133,7 +133,7 @@ std::string find_program(const Environment& env, const std::string& name) {
   std::string rest = path->second;
   while (!rest.empty()) {
     const size_t colon = rest.find(':');
-    const std::string candidate = rest.substr(0, colon) + "/" + name;
+    std::string candidate = rest.substr(0, colon) + "/" + name;
     if (access(candidate.c_str(), X_OK) == 0) return candidate;
     if (colon == std::string::npos) break;
     rest.erase(0, colon + 1);
@@ -216,7 +216,7 @@ std::vector<std::string> advice(const ordered_json& facts, const Environment& en
     lines.push_back(fmt::format(
         "The machine is busy (load {:.1f} on {} cores): the figures above are too low.", load, cores));
   }
-  if (have_mpi() && facts["mpirun"] == "") {
+  if (have_mpi() && facts["mpirun"].is_null()) {
     lines.emplace_back("mpirun is not on PATH: install openmpi-bin (or mpich) to run ranks as processes.");
   }
   if (!have_mpi()) lines.emplace_back("This build has no MPI: ranks are threads of one process.");
@@ -241,7 +241,7 @@ ordered_json examine(const Flags& flags, const CliContext& context) {
   facts["thread_ranks"] = {{"latency_us", link.latency_us}, {"gb_per_s", link.gb_per_s}};
   facts["mpi_library"] = mpi_library();
   const std::string mpirun = find_mpirun(context.env);
-  facts["mpirun"] = mpirun;
+  facts["mpirun"] = mpirun.empty() ? ordered_json(nullptr) : ordered_json(mpirun);
   facts["mpi"] = nullptr;
   if (flags.boolean("mpi")) {
     if (!have_mpi()) throw UsageError("--mpi: this build of duet has no MPI");
@@ -269,7 +269,7 @@ std::string text_of(const ordered_json& f) {
       number("memory_read_gb_per_s_one_core"), number("memory_read_gb_per_s_all_cores"),
       f["thread_ranks"]["latency_us"].get<double>(), f["thread_ranks"]["gb_per_s"].get<double>(),
       f["mpi_library"].get<std::string>(),
-      f["mpirun"] == "" ? ", no mpirun on PATH" : fmt::format(", {}", f["mpirun"].get<std::string>()));
+      f["mpirun"].is_null() ? ", no mpirun on PATH" : fmt::format(", {}", f["mpirun"].get<std::string>()));
   const ordered_json& mpi = f["mpi"];
   if (mpi.is_object() && mpi.contains("error")) {
     text += fmt::format("MPI ranks      failed: {}\n", mpi["error"].get<std::string>());
