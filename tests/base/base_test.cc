@@ -25,9 +25,11 @@ TEST(ThreadPool, RunsEveryItemOnceAtEveryThreadCount) {
 
 TEST(ThreadPool, RethrowsAndStaysUsable) {
   ThreadPool pool(2);
-  EXPECT_THROW(pool.parallel_for(8, [](int item, int) {
-    if (item == 3) throw Error(ErrorKind::kInternal, "item 3");
-  }), Error);
+  EXPECT_THROW(pool.parallel_for(8,
+                                 [](int item, int) {
+                                   if (item == 3) throw Error(ErrorKind::kInternal, "item 3");
+                                 }),
+               Error);
   std::atomic<int> sum{0};
   pool.parallel_for(10, [&](int item, int) { sum += item; });
   EXPECT_EQ(sum, 45);

@@ -21,7 +21,7 @@ TEST(DType, EveryF16ValueRoundTrips) {
 }
 
 TEST(DType, F16RoundsToNearestEven) {
-  EXPECT_EQ(to_f16(1.0f + 0x1p-11f).bits, to_f16(1.0f).bits);             // tie to even
+  EXPECT_EQ(to_f16(1.0f + 0x1p-11f).bits, to_f16(1.0f).bits);                // tie to even
   EXPECT_EQ(to_f16(1.0f + 3 * 0x1p-11f).bits, to_f16(1.0f + 0x1p-9f).bits);  // tie to even, up
   EXPECT_EQ(to_f16(65519.0f).bits, 0x7bffu);
   EXPECT_EQ(to_f16(65520.0f).bits, 0x7c00u);
