@@ -168,6 +168,8 @@ class Llm {
   void write_trace(const std::string& path);
   /// Splits from the next step on; "on" needs a model loaded with dbo "on".
   void set_dbo(const std::string& dbo);
+  /// Parts that a step is cut into from now on: 2 up to LlmOptions::micro_batches.
+  void set_micro_batches(int micro_batches);
 
  private:
   struct Impl;

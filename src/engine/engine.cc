@@ -209,6 +209,16 @@ void Engine::set_dbo(const std::string& dbo) {
   builder_->set_policy(policy);
 }
 
+void Engine::set_micro_batches(int micro_batches) {
+  if (micro_batches < 2 || micro_batches > options_.micro_batches) {
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("micro-batches {}: the model was loaded for 2 to {}",
+                                                         micro_batches, options_.micro_batches));
+  }
+  SplitPolicy policy = builder_->policy();
+  policy.micro_batches = micro_batches;
+  builder_->set_policy(policy);
+}
+
 LlmStats Engine::stats() {
   const RunStats run = ranks_->stats();
   LlmStats s;

@@ -39,6 +39,7 @@ class Engine {
               const std::function<void(size_t, int64_t, int64_t, const float*)>& sink);
   std::vector<int32_t> tokenize(const Prompt& prompt, std::string* text) const;
   void set_dbo(const std::string& dbo);
+  void set_micro_batches(int micro_batches);
   LlmStats stats();
   void reset_stats();
 

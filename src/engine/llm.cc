@@ -78,4 +78,8 @@ void Llm::set_dbo(const std::string& dbo) {
   guarded([&] { impl_->engine->set_dbo(dbo); });
 }
 
+void Llm::set_micro_batches(int micro_batches) {
+  guarded([&] { impl_->engine->set_micro_batches(micro_batches); });
+}
+
 }  // namespace duet
