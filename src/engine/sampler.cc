@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -16,6 +17,15 @@ namespace duet {
 namespace {
 
 constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
+// A token that is e^-40 times as likely as the likeliest (below float64's resolution of their sum) is
+// never drawn: a vocabulary's tail is not worth its exponentials.
+constexpr double kNever = -40.0;
+constexpr int kBuckets = 60;  // 2^-59 < e^-40
+
+// 0 for the likeliest, n for weights in [2^-n, 2^-(n-1)).
+int bucket(double weight) {
+  return std::clamp(-std::ilogb(weight), 0, kBuckets - 1);
+}
 
 KernelContext context(CpuLevel level) {
   KernelContext cx;
@@ -87,6 +97,30 @@ int32_t Sampler::sample(std::span<const float> logits, const SampleInput& input)
   return static_cast<int32_t>(best);
 }
 
+// Rules tokens out of order_ that are surely not among the `count` likeliest, or not in the smallest
+// set of likeliest that reaches `mass`, whichever is asked for (0: not). A vocabulary has 130 000
+// entries and a nucleus a few hundred: sorting all of them would cost more than a small model's step.
+void Sampler::shrink(size_t count, double mass) {
+  // By the weight's binary exponent: all weights lie in (2^-kBuckets, 1].
+  std::array<double, kBuckets> sums{};
+  std::array<size_t, kBuckets> counts{};
+  for (const int32_t id : order_) {
+    const auto b = static_cast<size_t>(bucket(weights_[static_cast<size_t>(id)]));
+    sums[b] += weights_[static_cast<size_t>(id)];
+    ++counts[b];
+  }
+  size_t tokens = 0;
+  double sum = 0.0;
+  int last = 0;
+  // The margin covers that these sums are taken in another order than the exact ones.
+  for (; last + 1 < kBuckets; ++last) {
+    sum += sums[static_cast<size_t>(last)];
+    tokens += counts[static_cast<size_t>(last)];
+    if (tokens >= std::max<size_t>(count, 1) && sum >= mass * (1.0 + 1e-9)) break;
+  }
+  std::erase_if(order_, [&](int32_t id) { return bucket(weights_[static_cast<size_t>(id)]) > last; });
+}
+
 int32_t Sampler::draw(const SampleInput& input) {
   const ResolvedParams& p = *input.params;
   float max = kRuledOut;
@@ -97,44 +131,47 @@ int32_t Sampler::draw(const SampleInput& input) {
 
   // Weights relative to the likeliest token, whose weight is 1.
   const double scale = 1.0 / p.temperature;
-  const size_t vocab = values_.size();
   order_.clear();
-  for (size_t i = 0; i < vocab; ++i) {
+  for (size_t i = 0; i < values_.size(); ++i) {
     const double x = (static_cast<double>(values_[i]) - static_cast<double>(max)) * scale;
-    double w = x > -700.0 ? std::exp(x) : 0.0;  // NaN fails the comparison
-    if (w < p.min_p) w = 0.0;
-    weights_[i] = w;
-    if (w > 0.0) order_.push_back(static_cast<int32_t>(i));
+    if (!(x > kNever)) continue;  // NaN fails the comparison
+    weights_[i] = std::exp(x);
+    if (weights_[i] >= p.min_p) order_.push_back(static_cast<int32_t>(i));
   }
   const auto better = by_value(weights_);
   if (p.top_k > 0 && static_cast<size_t>(p.top_k) < order_.size()) {
+    shrink(static_cast<size_t>(p.top_k), 0.0);
     // Equals of the k-th stay: which of them would go is nobody's business to decide.
     const auto kth = order_.begin() + (p.top_k - 1);
     std::nth_element(order_.begin(), kth, order_.end(), better);
     const double least = weights_[static_cast<size_t>(*kth)];
     std::erase_if(order_, [&](int32_t id) { return weights_[static_cast<size_t>(id)] < least; });
+    std::sort(order_.begin(), order_.end());
   }
   if (p.top_p < 1.0) {
     // The smallest set of likeliest tokens that reaches top_p of what is left.
+    const double mass = p.top_p * total_weight();
+    shrink(0, mass);
     std::sort(order_.begin(), order_.end(), better);
-    double total = 0.0;
-    for (const int32_t id : order_) total += weights_[static_cast<size_t>(id)];
     double before = 0.0;
     size_t kept = 0;
-    while (kept < order_.size() && (kept == 0 || before < p.top_p * total))
+    while (kept < order_.size() && (kept == 0 || before < mass))
       before += weights_[static_cast<size_t>(order_[kept++])];
     order_.resize(kept);
   }
-  std::sort(order_.begin(), order_.end());
-  double total = 0.0;
-  for (const int32_t id : order_) total += weights_[static_cast<size_t>(id)];
-  const double target = uniform_at(p.seed, input.sample, input.tokens.size()) * total;
+  const double target = uniform_at(p.seed, input.sample, input.tokens.size()) * total_weight();
   double sum = 0.0;
   for (const int32_t id : order_) {
     sum += weights_[static_cast<size_t>(id)];
     if (target < sum) return id;
   }
-  return order_.back();  // rounding of the sum only
+  return order_.back();  // rounding of the product only
+}
+
+double Sampler::total_weight() const {
+  double total = 0.0;
+  for (const int32_t id : order_) total += weights_[static_cast<size_t>(id)];
+  return total;
 }
 
 TokenLogprob Sampler::logprobs(std::span<const float> logits, int32_t token, int top) {

@@ -3,6 +3,7 @@
 // request's parameters and its own tokens alone; ties go to the lowest id.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -36,11 +37,13 @@ class Sampler {
   bool adjust(std::span<const float> logits, const SampleInput& input);
   void penalise(const SampleInput& input);
   int32_t draw(const SampleInput& input);
+  void shrink(size_t count, double mass);
+  double total_weight() const;
 
   CpuLevel level_;
   std::vector<float> values_;    // the row, adjusted
-  std::vector<double> weights_;  // exp(value − max), 0: ruled out
-  std::vector<int32_t> order_;
+  std::vector<double> weights_;  // exp((value − max) / temperature) of the tokens in order_
+  std::vector<int32_t> order_;   // tokens not ruled out
   std::vector<int32_t> counts_;  // of tokens; all 0 between calls
 };
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <map>
 #include <random>
 
@@ -122,6 +123,64 @@ TEST_P(LlmLogits, APreemptedPromptHandsOverEachRowOnce) {
   how.chunk = 2;
   EXPECT_EQ(logits_of(*llm, prompts, how), whole);
   EXPECT_GT(llm->stats().preemptions, 0);
+}
+
+// Steps of decodes and prompt chunks together, split and not, preempted and not: each generated
+// token's logprobs are a fingerprint of its logits.
+TEST_P(LlmLogits, GenerationIsBitIdenticalInMixedSplitAndPreemptedSteps) {
+  auto run = [&](const std::function<void(LlmOptions&)>& set, LlmStats* stats) {
+    LlmOptions options = options_for(GetParam());
+    options.all_logits = false;
+    set(options);
+    const auto llm = Llm::load(options);
+    SamplingParams params;
+    params.temperature = 0.0;
+    params.ignore_eos = true;
+    params.logprobs = 20;
+    std::vector<SamplingParams> each(5, params);
+    for (size_t i = 0; i < each.size(); ++i) each[i].max_tokens = 6 + static_cast<int>(i) * 3;
+    std::vector<std::pair<int32_t, float>> all;
+    for (const RequestOutput& o : llm->generate(random_prompts(llm->vocab_size()), each))
+      for (const TokenLogprob& lp : o.completions.at(0).logprobs) {
+        all.emplace_back(lp.token_id, lp.logprob);
+        all.insert(all.end(), lp.top.begin(), lp.top.end());
+      }
+    if (stats) *stats = llm->stats();
+    return all;
+  };
+  const auto plain = run([](LlmOptions&) {}, nullptr);
+  ASSERT_EQ(plain.size(), (6u + 9 + 12 + 15 + 18) * 21);
+  for (const int parts : {2, 3}) {
+    for (const int64_t budget : {5, 12, 128}) {
+      LlmStats stats;
+      EXPECT_EQ(run(
+                    [&](LlmOptions& o) {
+                      o.dbo = "on";
+                      o.micro_batches = parts;
+                      o.max_num_batched_tokens = budget;
+                      o.dbo_prefill_token_threshold = 4;
+                      o.dbo_decode_token_threshold = 2;
+                    },
+                    &stats),
+                plain)
+          << parts << " micro-batches, budget " << budget;
+      EXPECT_GT(stats.steps_overlapped, 10);
+    }
+    LlmStats stats;
+    EXPECT_EQ(run(
+                  [&](LlmOptions& o) {
+                    o.dbo = "on";
+                    o.micro_batches = parts;
+                    o.dbo_prefill_token_threshold = o.dbo_decode_token_threshold = 2;
+                    o.block_size = 3;
+                    o.max_model_len = 40;
+                    o.kv_cache_memory = "22000";  // 45 tokens of 480 bytes; the five want 100
+                  },
+                  &stats),
+              plain)
+        << parts << " micro-batches, tiny cache";
+    EXPECT_GT(stats.preemptions, 0);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, LlmLogits, ::testing::Values(1, 2));

@@ -144,6 +144,26 @@ TEST(Sampler, TheKeptSetIsTheOraclesForManyRows) {
   }
 }
 
+TEST(Sampler, ALargeVocabularyKeepsTheOraclesSet) {
+  constexpr size_t kVocab = 3000;
+  std::vector<int32_t> tokens;
+  for (const ResolvedParams& p : {make(1, 0.9, 0, 0), make(0.6, 0.95, 0, 0), make(2, 0.5, 40, 0),
+                                  make(1, 1, 700, 0), make(3, 0.999, 0, 0.01)}) {
+    const auto logits = random_logits(kVocab, 8, 3.0f);
+    const auto expected = oracle({logits.begin(), logits.end()}, p);
+    Sampler sampler(kVocab, active_cpu_level());
+    double mean = 0, expected_mean = 0, variance = 0;
+    for (int i = 0; i < 2000; ++i, tokens.push_back(1)) {
+      const int32_t id = sampler.sample(logits, {&p, tokens, 0, 0});
+      ASSERT_GT(expected[static_cast<size_t>(id)], 0);
+      mean += logits[static_cast<size_t>(id)] / 2000.0;
+    }
+    for (size_t i = 0; i < kVocab; ++i) expected_mean += expected[i] * logits[i];
+    for (size_t i = 0; i < kVocab; ++i) variance += expected[i] * std::pow(logits[i] - expected_mean, 2);
+    EXPECT_NEAR(mean, expected_mean, 5 * std::sqrt(variance / 2000));  // five deviations of the mean
+  }
+}
+
 TEST(Sampler, GreedyTakesTheLowestOfEquals) {
   ResolvedParams p;
   p.temperature = 0;
