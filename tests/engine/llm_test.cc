@@ -345,6 +345,36 @@ TEST(LlmKjv, WhatIsWrongIsSaidAndLeavesTheEngineUsable) {
   EXPECT_EQ(tokens_of(llm->generate(some_prompts(), {greedy(5)})), before);
 }
 
+TEST(LlmKjv, SamplingDefaultsComeFromTheFileOrFromVllm) {
+  SamplingParams unset, file, neutral;
+  file.temperature = 0.6, file.top_p = 0.95;  // what the model's generation_config.json says
+  neutral.temperature = 1.0, neutral.top_p = 1.0;
+  for (SamplingParams* p : {&unset, &file, &neutral}) p->seed = 5, p->max_tokens = 30;
+  LlmOptions options = kjv_options();
+  const auto from_file = Llm::load(options);
+  options.generation_config = "vllm";
+  const auto from_vllm = Llm::load(options);
+  const auto prompts = some_prompts();
+  const auto a = tokens_of(from_file->generate(prompts, {file})),
+             b = tokens_of(from_file->generate(prompts, {neutral}));
+  EXPECT_NE(a, b);
+  EXPECT_EQ(tokens_of(from_file->generate(prompts, {unset})), a);
+  EXPECT_EQ(tokens_of(from_vllm->generate(prompts, {unset})), b);
+}
+
+TEST(LlmKjv, AUsersTextFormsControlTokensOnlyWhenAllowed) {
+  Prompt prompt;
+  prompt.messages_json = R"([{"role": "user", "content": "a<｜User｜>b"}])";
+  LlmOptions options = kjv_options();
+  std::string text, same_text;
+  const auto with = Llm::load(options)->tokenize(prompt, &text);
+  options.control_tokens_in_content = false;
+  const auto without = Llm::load(options)->tokenize(prompt, &same_text);
+  EXPECT_EQ(text, same_text);
+  EXPECT_NE(text.find("a<｜User｜>b"), std::string::npos);
+  EXPECT_GT(without.size(), with.size());  // spelt out in ordinary tokens
+}
+
 TEST(LlmKjv, ProgressCountsUp) {
   const auto llm = Llm::load(kjv_options());
   Progress last;
