@@ -104,12 +104,9 @@ void PreTokenizer::split(std::string_view text, Scratch& scratch) const {
   for (const Step& step : steps_) {
     scratch.next.clear();
     for (std::string_view word : scratch.words) {
-      if (step.add_prefix_space) {
-        size_t at = 0;
-        if (!is_space(next_code_point(word, at))) {
-          scratch.owned.push_back(" " + std::string(word));
-          word = scratch.owned.back();
-        }
+      if (step.add_prefix_space && word.front() != ' ') {
+        scratch.owned.push_back(" " + std::string(word));
+        word = scratch.owned.back();
       }
       if (step.pattern) {
         cut(step, word, scratch);

@@ -1,6 +1,7 @@
 // A pre-tokenizer's regular expression: PCRE2 with Unicode properties, compiled once per tokenizer
 // and matched through the JIT where the machine has one. Written for Oniguruma (Hugging Face's
-// engine); the one difference that shows, `\s` on U+180E, is translated away at compile time.
+// engine); `\s` on U+180E is translated at compile time. Unicode tables are PCRE2's (14 in Debian 12):
+// characters that later versions added count as unassigned, where Hugging Face's may know them.
 // Immutable after compile; concurrent matches each bring their own RegexScratch.
 #pragma once
 
