@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <ostream>
@@ -60,12 +61,27 @@ std::vector<std::string> without_subverb(const VerbSpec& verb, std::vector<std::
   throw UsageError("what to do is missing; usage: duet trace summary FILE");
 }
 
+/// A variable that is nearly one of ours is a slip of the pen; others may belong to somebody else.
+void warn_of_slips(const VerbSpec& verb, const CliContext& context) {
+  std::vector<std::string> known;
+  for (const FlagSpec& flag : flag_table()) known.push_back(flag_variable(flag));
+  for (const PlainVariable& variable : plain_variables()) known.emplace_back(variable.name);
+  for (const auto& [name, value] : context.env) {
+    if (!name.starts_with("DUET_") || std::find(known.begin(), known.end(), name) != known.end()) continue;
+    const std::string nearest = nearest_name(name, known);
+    if (nearest.empty() || edit_distance(name, nearest) > 2) continue;
+    context.err << fmt::format("duet {}: the variable {} is unknown and has no effect. Did you mean {}?\n",
+                               verb.name, name, nearest);
+  }
+}
+
 int run_verb(const VerbSpec& verb, const std::vector<std::string>& rest, const CliContext& context) {
   const Flags flags = Flags::parse(verb, without_subverb(verb, rest), context.env);
   if (flags.wants_help()) {
     context.out << verb_help(verb);
     return kExitOk;
   }
+  warn_of_slips(verb, context);
   return dispatch(flags, context);
 }
 

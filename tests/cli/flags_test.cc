@@ -125,6 +125,15 @@ TEST(Flags, EnvironmentGivesWayToTheCommandLine) {
   EXPECT_NO_THROW(parse({"m"}, {{"DUET_MAX_TOKENS", "many"}}, "logits"));
 }
 
+TEST(Flags, VariablesThatAreNearlyOursAreNamed) {
+  const CliRun slip =
+      run({"version"}, {{"DUET_MAX_TOKEN", "3"}, {"DUET_MAX_TOKENS", "3"}, {"DUET_HOUSEKEEPING", "x"}});
+  EXPECT_EQ(slip.code, 0);
+  EXPECT_THAT(slip.err,
+              HasSubstr("DUET_MAX_TOKEN is unknown and has no effect. Did you mean DUET_MAX_TOKENS?"));
+  EXPECT_EQ(newlines(slip.err), 1u);
+}
+
 TEST(Flags, EveryFlagIsAVariable) {
   for (const FlagSpec& flag : flag_table()) {
     const VerbSpec* verb = nullptr;
