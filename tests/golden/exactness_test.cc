@@ -41,7 +41,8 @@ class Exactness : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
     const auto [name, ranks, path, dtype] = GetParam();
-    group_ = RankGroup::start(options_for(name, ranks, path, dtype));
+    group_ = start_group(options_for(name, ranks, path, dtype));
+    if (!group_) GTEST_SKIP() << "another rank checks, or the job has another size";
     vocab_ = group_->info().config.vocab_size;
   }
   std::unique_ptr<RankGroup> group_;

@@ -34,7 +34,8 @@ constexpr double kTolerance = 2e-5;
 TEST_P(GoldenLogits, MatchInEveryCut) {
   const auto [name, ranks, path] = GetParam();
   const Golden golden = load_golden(name);
-  const auto group = RankGroup::start(options_for(name, ranks, path, DType::kF32));
+  const auto group = start_group(options_for(name, ranks, path, DType::kF32));
+  if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
   std::vector<Cut> cuts(1);
   for (int64_t chunk : {1, 7, 32}) {
     Cut cut;
@@ -65,7 +66,8 @@ TEST_P(GoldenLogits, MatchInEveryCut) {
 TEST_P(GoldenLogits, GreedyTokensEqual) {
   const auto [name, ranks, path] = GetParam();
   const Golden golden = load_golden(name);
-  const auto group = RankGroup::start(options_for(name, ranks, path, DType::kF32));
+  const auto group = start_group(options_for(name, ranks, path, DType::kF32));
+  if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
   // The reference continuation is appended and scored at once: every argmax must be the next token.
   for (size_t i = 0; i < golden.prompts.size(); ++i) {
     std::vector<int32_t> tokens = golden.prompts[i];
@@ -82,7 +84,8 @@ TEST_P(GoldenLogits, GreedyTokensEqual) {
 TEST_P(GoldenLogits, Bf16OnTheWireStaysClose) {
   const auto [name, ranks, path] = GetParam();
   const Golden golden = load_golden(name);
-  const auto group = RankGroup::start(options_for(name, ranks, path, DType::kBf16));
+  const auto group = start_group(options_for(name, ranks, path, DType::kBf16));
+  if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
   const auto logits = run_prompts(*group, golden.prompts, {});
   std::vector<double> errors;
   for (size_t i = 0; i < golden.prompts.size(); ++i)

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "comm/mpi_transport.h"
 #include "load/safetensors.h"
 
 namespace duet {
@@ -29,6 +30,14 @@ Golden load_golden(const std::string& name) {
     golden.logits.push_back(std::move(values));
   }
   return golden;
+}
+
+std::unique_ptr<RankGroup> start_group(RankOptions options) {
+  if (launched_under_mpi()) {
+    if (mpi_world_size_from_env() != options.ranks) return nullptr;
+    options.backend = Backend::kMpi;
+  }
+  return RankGroup::start(options);
 }
 
 std::vector<std::vector<float>> run_prompts(RankGroup& group,

@@ -1,6 +1,7 @@
 // Runs prompts through a RankGroup in any cut a test asks for and returns every logit.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ struct Golden {
 /// tests/fixtures/golden/<name>: see its README.
 Golden load_golden(const std::string& name);
 std::string golden_dir(const std::string& name);
+
+/// Starts a group with thread ranks, or, in a binary that runs under mpirun, with its processes. Null
+/// where there is nothing to check: on MPI ranks other than 0, and when the job has another size.
+std::unique_ptr<RankGroup> start_group(RankOptions options);
 
 /// How prompts are cut into steps and steps into micro-batches.
 struct Cut {
