@@ -16,5 +16,5 @@ if [ $# -gt 0 ]; then
 else
   mapfile -t files < <(git ls-files 'src/*.cc')
 fi
-printf '%s\n' "${files[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy-14 --quiet --extra-arg=-Wno-unknown-warning-option -p "$build" 2> >(grep -v 'warnings generated\|Suppressed\|Use -header-filter' >&2)
+printf '%s\n' "${files[@]}" | xargs -P "$(nproc)" -n 1 clang-tidy-14 --quiet --extra-arg=-Wno-unknown-warning-option -p "$build" 2> >(grep -v 'warnings generated\|Suppressed\|Use -header-filter' >&2)
 echo "clang-tidy: ${#files[@]} files"

@@ -38,6 +38,7 @@ int dispatch(const Flags& flags, const CliContext& context) {
     case kLogits: return verb_logits(flags, context);
     case kTokenize: return verb_tokenize(flags, context);
     case kTrace: return verb_trace_summary(flags, context);
+    case kTraceChart: return verb_trace_chart(flags, context);
     case kInspect: return verb_inspect(flags, context);
     case kDoctor: return verb_doctor(flags, context);
     case kVersion: return verb_version(flags, context);
@@ -45,20 +46,12 @@ int dispatch(const Flags& flags, const CliContext& context) {
   }
 }
 
-// "trace" has one word after it before its file.
-std::vector<std::string> without_subverb(const VerbSpec& verb, std::vector<std::string> rest) {
-  if (verb.bit != kTrace) return rest;
-  for (auto word = rest.begin(); word != rest.end(); ++word) {
-    if (*word == "--help" || *word == "-h") return rest;
-    if (word->starts_with('-')) continue;
-    if (*word != "summary") {
-      throw UsageError(fmt::format("unknown word \"{}\"; the usage is: duet trace summary FILE{}", *word,
-                                   did_you_mean(*word, {"summary"})));
-    }
-    rest.erase(word);
-    return rest;
-  }
-  throw UsageError("what to do is missing; usage: duet trace summary FILE");
+/// "trace summary" and "trace chart" are verbs of two words; `rest` loses the second.
+std::string whole_verb(const std::string& name, std::vector<std::string>& rest) {
+  if (name != "trace" || rest.empty() || rest[0].starts_with('-')) return name;
+  const std::string whole = name + " " + rest[0];
+  rest.erase(rest.begin());
+  return whole;
 }
 
 /// A variable that is nearly one of ours is a slip of the pen; others may belong to somebody else.
@@ -76,7 +69,7 @@ void warn_of_slips(const VerbSpec& verb, const CliContext& context) {
 }
 
 int run_verb(const VerbSpec& verb, const std::vector<std::string>& rest, const CliContext& context) {
-  const Flags flags = Flags::parse(verb, without_subverb(verb, rest), context.env);
+  const Flags flags = Flags::parse(verb, rest, context.env);
   if (flags.wants_help()) {
     context.out << verb_help(verb);
     return kExitOk;
@@ -126,8 +119,17 @@ int run(const std::vector<std::string>& args, const CliContext& context) {
   }
   if (name == "help") {
     name = rest[0];
-    rest = {"--help"};
+    rest.erase(rest.begin());
+    rest.push_back("--help");
   }
+  if (name == "trace" && (rest.empty() || rest[0].starts_with('-'))) {
+    const bool help = !rest.empty() && (rest[0] == "--help" || rest[0] == "-h");
+    (help ? context.out : context.err)
+        << "usage: duet trace summary FILE | duet trace chart FILE --output F.svg"
+           " (--help of each explains)\n";
+    return help ? kExitOk : kExitUsage;
+  }
+  name = whole_verb(name, rest);
   const VerbSpec* verb = find_verb(name);
   if (!verb) {
     context.err << fmt::format("duet: unknown verb \"{}\"{} (duet --help lists them)\n", name,

@@ -32,7 +32,7 @@ constexpr FlagSpec kFlags[] = {
      0, true},
     {"input", FlagType::kText, "FILE", "", kPrompts, kTokenize,
      "Lines of JSON: {\"text\": ...} or {\"messages\": [...], \"add_generation_prompt\": true}."},
-    {"output", FlagType::kText, "FILE", "", kPrompts, kRun | kTokenize,
+    {"output", FlagType::kText, "FILE", "", kPrompts, kRun | kTokenize | kTraceChart,
      "Where the result goes: .jsonl for generate and tokenize (\"-\" is standard output), .safetensors for "
      "logits."},
     {"chat", FlagType::kBool, "", "off", kPrompts, kGenerate,
@@ -138,6 +138,8 @@ constexpr FlagSpec kFlags[] = {
     {"trace", FlagType::kText, "FILE", "", kReports, kGenerate,
      "Write every stage's times as Chrome JSON; open it in Perfetto (ui.perfetto.dev) or read `duet trace "
      "summary FILE`."},
+    {"layer", FlagType::kInt, "N", "1", kReports, kTraceChart, "The layer to draw.", 0, kBig},
+    {"rank", FlagType::kInt, "R", "0", kReports, kTraceChart, "The rank to draw.", 0, kBig},
     {"json", FlagType::kText, "FILE", "", kReports, kGenerate | kInspect | kTrace | kDoctor,
      "Write the report for machines. \"-\" is standard output."},
     {"mpi", FlagType::kBool, "", "off", kReports, kDoctor,
@@ -172,11 +174,17 @@ constexpr VerbSpec kVerbs[] = {
      "it is absent. Exactly these fields are written. MODEL may hold nothing but tokenizer files.",
      "echo '{\"text\": \"Hello\"}' > in.jsonl\n"
      "duet tokenize models/kjv-8m --input in.jsonl --output -"},
-    {"trace", kTrace, "FILE", "summary FILE [--json FILE]", "read a trace that generate wrote",
+    {"trace summary", kTrace, "FILE", "FILE [--json FILE]", "add up a trace that generate wrote",
      "Prints time per lane and stage kind, the time the compute lane waited for communication (exposed), "
      "and\n"
      "the hidden share 1 - exposed / communication.",
      "duet trace summary out.trace.json"},
+    {"trace chart", kTraceChart, "FILE", "FILE --output F.svg [--layer N] [--rank R]",
+     "draw one layer of a trace as a Gantt chart",
+     "Draws both lanes of one rank from the beginning of a layer to its end as an SVG: the last step "
+     "without\n"
+     "overlap, if the trace has one, above the last overlapped steps, on one time scale.",
+     "duet trace chart out.trace.json --layer 3 --output layer.svg"},
     {"inspect", kInspect, "MODEL", "MODEL [flags]", "what a model is and what it needs",
      "Architecture, parameters, bytes of the checkpoint and of each rank, KV cache per token, valid numbers "
      "of\n"

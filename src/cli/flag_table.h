@@ -33,6 +33,7 @@ enum VerbBit : uint32_t {
   kDoctor = 1u << 5,
   kVersion = 1u << 6,
   kInternal = 1u << 7,  // hidden
+  kTraceChart = 1u << 8,
 };
 
 struct FlagSpec {

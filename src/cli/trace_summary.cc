@@ -3,15 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
 
-#include "base/error.h"
+#include "cli/trace_slices.h"
 
 namespace duet {
 namespace {
@@ -20,84 +18,13 @@ using nlohmann::json;
 
 constexpr const char* kLaneNames[] = {"compute", "comm"};
 
-/// One "X" event.
-struct Slice {
-  int rank = 0;
-  int lane = 0;
-  std::string kind;
-  double start_us = 0;
-  double duration_us = 0;
-  double wait_us = -1;  // < 0: not given
-  int64_t step = 0;
-  int64_t layer = 0;
-  int64_t micro_batch = 0;
-  bool sequential = false;  // of a program that overlaps nothing
-};
-
-[[noreturn]] void bad(const std::string& file, const std::string& what) {
-  throw Error(ErrorKind::kCorrupt, fmt::format("{}: {}", file, what));
-}
-
-double number_of(const json& event, const char* key, const std::string& file, size_t index) {
-  const auto found = event.find(key);
-  if (found == event.end() || !found->is_number()) {
-    bad(file, fmt::format("traceEvents[{}] has no number \"{}\"", index, key));
-  }
-  return found->get<double>();
-}
-
-int64_t whole(double value, double low, double high, const char* key, const std::string& file, size_t index) {
-  if (!(value >= low && value <= high)) {
-    bad(file, fmt::format("traceEvents[{}]: \"{}\" is {}; expected {} to {}", index, key, value, low, high));
-  }
-  return static_cast<int64_t>(value);
-}
-
-Slice read_slice(const json& event, const std::string& file, size_t index) {
-  Slice slice;
-  const auto name = event.find("name");
-  const auto args = event.find("args");
-  if (name == event.end() || !name->is_string()) bad(file, fmt::format("traceEvents[{}] has no name", index));
-  if (args == event.end() || !args->is_object()) bad(file, fmt::format("traceEvents[{}] has no args", index));
-  slice.kind = name->get<std::string>();
-  slice.rank = static_cast<int>(whole(number_of(event, "pid", file, index), 0, 1e6, "pid", file, index));
-  slice.lane = static_cast<int>(whole(number_of(event, "tid", file, index), 0, 1, "tid", file, index));
-  slice.start_us = number_of(event, "ts", file, index);
-  slice.duration_us = number_of(event, "dur", file, index);
-  if (!(slice.duration_us >= 0)) bad(file, fmt::format("traceEvents[{}]: \"dur\" is negative", index));
-  constexpr double kMost = 1e15;
-  slice.step = whole(number_of(*args, "step", file, index), -kMost, kMost, "step", file, index);
-  slice.layer = whole(number_of(*args, "layer", file, index), -kMost, kMost, "layer", file, index);
-  slice.micro_batch =
-      whole(number_of(*args, "micro_batch", file, index), -kMost, kMost, "micro_batch", file, index);
-  const auto schedule = args->find("schedule");
-  if (schedule != args->end() && schedule->is_string()) {
-    slice.sequential = schedule->get<std::string>().starts_with("sequential");
-  }
-  if (args->contains("wait_us")) slice.wait_us = number_of(*args, "wait_us", file, index);
-  return slice;
-}
-
-std::vector<Slice> read_slices(const json& events, const std::string& file) {
-  std::vector<Slice> slices;
-  for (size_t i = 0; i < events.size(); ++i) {
-    const json& event = events[i];
-    if (!event.is_object()) bad(file, fmt::format("traceEvents[{}] is not an object", i));
-    const auto phase = event.find("ph");
-    if (phase == event.end() || !phase->is_string())
-      bad(file, fmt::format("traceEvents[{}] has no \"ph\"", i));
-    if (*phase == "X") slices.push_back(read_slice(event, file, i));
-  }
-  return slices;
-}
-
 /// Σ over collectives of the shortest time over ranks. The n-th occurrence of one (step, kind,
 /// layer, micro-batch) is the same collective on every rank: they run in one order.
-double communication_us(const std::vector<Slice>& slices) {
+double communication_us(const std::vector<TraceSlice>& slices) {
   using Key = std::tuple<int64_t, std::string, int64_t, int64_t, int64_t>;
   std::map<std::pair<int, Key>, int64_t> seen;
   std::map<Key, double> shortest;
-  for (const Slice& slice : slices) {
+  for (const TraceSlice& slice : slices) {
     if (slice.lane != 1) continue;
     Key key{slice.step, slice.kind, slice.layer, slice.micro_batch, 0};
     std::get<4>(key) = seen[{slice.rank, key}]++;
@@ -111,16 +38,16 @@ double communication_us(const std::vector<Slice>& slices) {
 
 /// Time in which a rank's compute lane waited: before a slice, as the slices say (else the gaps
 /// between them inside a step), and at a step's end for the comm lane to finish.
-double exposed_us(const std::vector<const Slice*>& of_rank) {
+double exposed_us(const std::vector<const TraceSlice*>& of_rank) {
   const bool told =
-      std::any_of(of_rank.begin(), of_rank.end(), [](const Slice* s) { return s->wait_us >= 0; });
+      std::any_of(of_rank.begin(), of_rank.end(), [](const TraceSlice* s) { return s->wait_us >= 0; });
   struct Ends {
     double lane[2] = {0, 0};
     bool computed = false;
   };
   std::map<int64_t, Ends> steps;
   double total = 0;
-  for (const Slice* slice : of_rank) {
+  for (const TraceSlice* slice : of_rank) {
     Ends& ends = steps[slice->step];
     if (slice->lane == 0) {
       if (told) {
@@ -138,10 +65,10 @@ double exposed_us(const std::vector<const Slice*>& of_rank) {
   return total;
 }
 
-void add_kinds(const std::vector<Slice>& slices, TraceSummary& summary) {
+void add_kinds(const std::vector<TraceSlice>& slices, TraceSummary& summary) {
   std::map<std::pair<int, std::string>, TraceSummary::Kind> kinds;
   double lane_ms[2] = {0, 0};
-  for (const Slice& slice : slices) {
+  for (const TraceSlice& slice : slices) {
     TraceSummary::Kind& kind = kinds[{slice.lane, slice.kind}];
     kind.lane = slice.lane;
     kind.kind = slice.kind;
@@ -159,10 +86,10 @@ void add_kinds(const std::vector<Slice>& slices, TraceSummary& summary) {
   });
 }
 
-void add_ranks(const std::vector<Slice>& slices, TraceSummary& summary) {
-  std::map<int, std::vector<const Slice*>> of_rank;
+void add_ranks(const std::vector<TraceSlice>& slices, TraceSummary& summary) {
+  std::map<int, std::vector<const TraceSlice*>> of_rank;
   std::map<int, TraceSummary::Rank> ranks;
-  for (const Slice& slice : slices) {
+  for (const TraceSlice& slice : slices) {
     TraceSummary::Rank& rank = ranks[slice.rank];
     rank.rank = slice.rank;
     (slice.lane == 0 ? rank.compute_ms : rank.comm_ms) += slice.duration_us / 1000;
@@ -176,12 +103,12 @@ void add_ranks(const std::vector<Slice>& slices, TraceSummary& summary) {
   }
 }
 
-void add_steps(const std::vector<Slice>& slices, TraceSummary& summary) {
+void add_steps(const std::vector<TraceSlice>& slices, TraceSummary& summary) {
   std::set<int64_t> numbers;
   std::map<int64_t, std::set<int64_t>> micro_batches;
   double first = std::numeric_limits<double>::infinity();
   double last = 0;
-  for (const Slice& slice : slices) {
+  for (const TraceSlice& slice : slices) {
     if (!slice.sequential) micro_batches[slice.step].insert(slice.micro_batch);
     numbers.insert(slice.step);
     first = std::min(first, slice.start_us);
@@ -196,20 +123,13 @@ void add_steps(const std::vector<Slice>& slices, TraceSummary& summary) {
 }  // namespace
 
 TraceSummary summarize_trace(std::string_view text, const std::string& file) {
-  const json trace = json::parse(text.begin(), text.end(), nullptr, false);
-  if (trace.is_discarded()) bad(file, "not JSON; expected a trace that duet generate --trace wrote");
-  if (!trace.is_object() || !trace.contains("traceEvents") || !trace["traceEvents"].is_array()) {
-    bad(file, "no Chrome trace: \"traceEvents\" is missing");
-  }
-  if (!trace.contains("duet") || !trace["duet"].is_object()) {
-    bad(file, "a Chrome trace, but not one that duet generate --trace wrote (\"duet\" is missing)");
-  }
+  const json trace = parse_trace(text, file);
   TraceSummary summary;
   const json& header = trace["duet"];
   if (header.contains("version") && header["version"].is_string()) summary.version = header["version"];
-  std::vector<Slice> slices = read_slices(trace["traceEvents"], file);
+  std::vector<TraceSlice> slices = read_slices(trace["traceEvents"], file);
   std::stable_sort(slices.begin(), slices.end(),
-                   [](const Slice& a, const Slice& b) { return a.start_us < b.start_us; });
+                   [](const TraceSlice& a, const TraceSlice& b) { return a.start_us < b.start_us; });
   add_kinds(slices, summary);
   add_ranks(slices, summary);
   add_steps(slices, summary);
@@ -219,10 +139,7 @@ TraceSummary summarize_trace(std::string_view text, const std::string& file) {
 }
 
 TraceSummary summarize_trace_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorKind::kNotFound, fmt::format("cannot read the trace {}", path));
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  return summarize_trace(text, path);
+  return summarize_trace(read_trace_file(path), path);
 }
 
 std::string to_text(const TraceSummary& s) {

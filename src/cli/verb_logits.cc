@@ -55,7 +55,8 @@ int verb_logits(const Flags& flags, const CliContext& context) {
   if (options.split_at > 0 && options.dbo != "on") {
     // Who asks for a split wants it; who says off gets the whole batch, as the baseline to compare with.
     if (flags.given("dbo") || flags.given("enable-dbo")) {
-      if (!is_mpi_worker()) context.err << flags.shown("split-at") << " has no effect while dbo is off\n";
+      if (!is_mpi_worker())
+        context.err << "duet logits: " << flags.shown("split-at") << " has no effect while dbo is off\n";
       options.split_at = 0;
     } else {
       options.dbo = "on";

@@ -8,7 +8,10 @@
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/output_file.h"
+#include "cli/trace_chart.h"
+#include "cli/trace_slices.h"
 #include "cli/trace_summary.h"
+#include "cli/usage_error.h"
 #include "cli/verbs.h"
 #include "comm/mpi_transport.h"
 
@@ -34,6 +37,16 @@ int verb_trace_summary(const Flags& flags, const CliContext& context) {
     if (flags.text("json") == "-") return kExitOk;
   }
   context.out << to_text(summary);
+  return kExitOk;
+}
+
+int verb_trace_chart(const Flags& flags, const CliContext& context) {
+  if (!flags.given("output")) throw UsageError("--output F.svg is missing");
+  const std::string svg = trace_chart_svg(read_trace_file(flags.positional()), flags.positional(),
+                                          flags.integer("layer"), static_cast<int>(flags.integer("rank")));
+  OutputFile file(flags.text("output"), context.out);
+  file.stream() << svg;
+  file.commit();
   return kExitOk;
 }
 

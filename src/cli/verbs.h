@@ -11,6 +11,7 @@ int verb_generate(const Flags& flags, const CliContext& context);
 int verb_logits(const Flags& flags, const CliContext& context);
 int verb_tokenize(const Flags& flags, const CliContext& context);
 int verb_trace_summary(const Flags& flags, const CliContext& context);
+int verb_trace_chart(const Flags& flags, const CliContext& context);
 int verb_inspect(const Flags& flags, const CliContext& context);
 int verb_doctor(const Flags& flags, const CliContext& context);
 int verb_version(const Flags& flags, const CliContext& context);
