@@ -258,8 +258,14 @@ TEST(Trace, VerbPrintsAndWritesJson) {
   const json summary = json::parse(read_all(dir.file("s.json")));
   EXPECT_DOUBLE_EQ(summary["comm_ms"].get<double>(), 0.014);
   EXPECT_EQ(run({"trace", "sumary", path}).code, kExitUsage);
-  EXPECT_THAT(run({"trace", "sumary", path}).err, HasSubstr("Did you mean summary?"));
+  EXPECT_THAT(run({"trace", "sumary", path}).err, HasSubstr("Did you mean trace summary?"));
   EXPECT_EQ(run({"trace"}).code, kExitUsage);
+  const CliRun chart = run({"trace", "chart", path, "--layer", "0", "--output", "-"});
+  EXPECT_EQ(chart.code, kExitOk) << chart.err;
+  EXPECT_THAT(chart.out, HasSubstr("<svg"));
+  EXPECT_THAT(chart.out, HasSubstr("</svg>"));
+  EXPECT_EQ(run({"trace", "chart", path, "--layer", "77", "--output", "-"}).code, kExitError);
+  EXPECT_EQ(run({"trace", "chart", path}).code, kExitUsage);
 }
 
 TEST(Trace, OtherFilesAreRefused) {
