@@ -19,7 +19,7 @@ build: deps configure
 	@cmake --build $(BUILD) --parallel $(JOBS) --target duet
 
 demo: deps configure
-	@cmake --build $(BUILD) --parallel $(JOBS)
+	@cmake --build $(BUILD) --parallel $(JOBS) --target duet offline_dbo measure_overlap
 	@BUILD=$(BUILD) examples/demo.sh
 
 test: deps configure
