@@ -96,7 +96,7 @@ std::string overview_help() {
       "Duet runs DeepSeek-class models on several ranks and hides communication behind arithmetic.\n\n"
       "usage: duet VERB ... (duet VERB --help explains one)\n\n";
   for (const VerbSpec& verb : verb_table()) {
-    if (!verb.hidden) text += fmt::format("  {:<10} {}\n", verb.name, verb.summary);
+    if (!verb.hidden) text += fmt::format("  {:<14} {}\n", verb.name, verb.summary);
   }
   text +=
       "\nA first try:\n  duet generate models/kjv-8m --prompt \"In the beginning God\" --max-tokens 40 "
