@@ -49,7 +49,7 @@ int dispatch(const Flags& flags, const CliContext& context) {
 /// "trace summary" and "trace chart" are verbs of two words; `rest` loses the second.
 std::string whole_verb(const std::string& name, std::vector<std::string>& rest) {
   if (name != "trace" || rest.empty() || rest[0].starts_with('-')) return name;
-  const std::string whole = name + " " + rest[0];
+  std::string whole = name + " " + rest[0];
   rest.erase(rest.begin());
   return whole;
 }
@@ -120,7 +120,7 @@ int run(const std::vector<std::string>& args, const CliContext& context) {
   if (name == "help") {
     name = rest[0];
     rest.erase(rest.begin());
-    rest.push_back("--help");
+    rest.emplace_back("--help");
   }
   if (name == "trace" && (rest.empty() || rest[0].starts_with('-'))) {
     const bool help = !rest.empty() && (rest[0] == "--help" || rest[0] == "-h");
