@@ -113,7 +113,7 @@ std::vector<std::string> numbered_shards(const std::string& dir, const std::vect
 }
 
 std::vector<std::string> files_without_index(const std::string& dir) {
-  const std::vector<std::string> all = list_safetensors(dir);
+  std::vector<std::string> all = list_safetensors(dir);
   std::vector<std::string> shards = numbered_shards(dir, all);
   if (!shards.empty()) return shards;
   if (all.size() == 1) return all;
