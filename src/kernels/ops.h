@@ -1,7 +1,7 @@
 // The whole list of compute operations. Called by src/model (one rank's compute lane) and by the
 // sampler. What always holds:
 //  * a row's result depends on that row and the weights alone: not on M, on the other rows, on
-//    chunking or on the number of threads (one FMA chain per output element, k ascending);
+//    chunking or on the number of threads (k ascending in fixed blocks, see gemm);
 //  * within one CpuLevel results are bit-identical from run to run; levels may differ in rounding;
 //  * inputs of matrix products are rounded as cx.rounding says, accumulation is float32;
 //  * no allocation: scratch comes from cx.scratch, whose size the *_scratch_bytes functions give.
@@ -23,7 +23,7 @@ namespace duet {
 /// How one rank's kernels run. Cheap to copy; owns nothing.
 struct KernelContext {
   CpuLevel level = CpuLevel::kPortable;
-  ThreadPool* pool = nullptr;   // null: the calling thread alone
+  ThreadPool* pool = nullptr;  // null: the calling thread alone
   Arena* scratch = nullptr;
   Rounding rounding = Rounding::kNone;
 
@@ -37,9 +37,13 @@ struct KernelContext {
 
 // ---- matrix products (kernels/cpu/gemm*.cc) -------------------------------------------------
 
-enum class Accumulate : bool { kNo, kYes };  // c = a·wᵀ, or c += a·wᵀ (the chain starts at c)
+enum class Accumulate : bool { kNo, kYes };  // c = a·wᵀ, or c += a·wᵀ (in blocks of K, see gemm)
 
 /// c [M, N] = round(a [M, K]) · wᵀ. M, N, K ≥ 0, any size; a and c must not overlap.
+/// Order of every output element's sum, whatever M, N and the threads: K in chains of 16 (bf16 and f16
+/// weights: 64) from k = 0, each of multiply-adds from zero (portable: a product and a sum); the chains of a
+/// block of 512 added one after the other from zero; then the blocks, from c or zero. All in float32.
+/// (bf16 × bf16 at avx512bf16: the same with the instruction's pairs for k.)
 void gemm(const KernelContext& cx, ConstRows a, const PackedView& w, Rows c,
           Accumulate accumulate = Accumulate::kNo);
 size_t gemm_scratch_bytes(int64_t max_m, int64_t max_n, int64_t max_k, int threads);
@@ -78,8 +82,7 @@ struct ExpertGroups {
 /// Sorts `ids` / `gate_weights` [tokens, top_k] into groups for experts [first, first + experts);
 /// other ids (also -1) are skipped. offsets: experts + 1 entries; rows, weights: ≤ tokens · top_k.
 ExpertGroups group_by_expert(const int32_t* ids, const float* gate_weights, int64_t tokens, int top_k,
-                             int32_t first, int32_t experts, int32_t* offsets, int32_t* rows,
-                             float* weights);
+                             int32_t first, int32_t experts, int32_t* offsets, int32_t* rows, float* weights);
 
 /// For e ascending, for each entry: out[row] = fma(weight, mlp_e(x[row]), out[row]). Adds to out.
 void experts(const KernelContext& cx, ConstRows x, std::span<const MlpWeights> experts,
@@ -90,11 +93,11 @@ size_t experts_scratch_bytes(int64_t hidden, int64_t intermediate, int threads);
 
 /// Sizes of one rank's share of multi-head latent attention (DeepSeek-V2 paper, §2.1).
 struct MlaShape {
-  int heads = 0;  // local
-  int nope = 0;   // qk_nope_head_dim
-  int rope = 0;   // qk_rope_head_dim
-  int v = 0;      // v_head_dim
-  int lora = 0;   // kv_lora_rank
+  int heads = 0;       // local
+  int nope = 0;        // qk_nope_head_dim
+  int rope = 0;        // qk_rope_head_dim
+  int v = 0;           // v_head_dim
+  int lora = 0;        // kv_lora_rank
   float scale = 1.0f;  // softmax scale, YaRN's mscale² included
 };
 
@@ -161,8 +164,8 @@ struct GateParams {
   GateScore score = GateScore::kSoftmax;
   GateMethod method = GateMethod::kGreedy;
   int experts = 0, top_k = 0, groups = 1, top_groups = 1;
-  bool normalize = false;   // norm_topk_prob
-  float scaling = 1.0f;     // routed_scaling_factor
+  bool normalize = false;  // norm_topk_prob
+  float scaling = 1.0f;    // routed_scaling_factor
 };
 /// logits [tokens, experts] → ids, weights [tokens, top_k], ids ascending in each row. Ties go to the
 /// lower index. `bias` (kNoAuxTc) steers the choice, never the weight.

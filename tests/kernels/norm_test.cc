@@ -19,8 +19,8 @@ TEST(RmsNorm, MatchesTheOracle) {
       rms_norm(cx, {x.data(), 3, n}, weight, 1e-6f, {got.data(), 3, n});
       ref::rms_norm({x.data(), 3, n}, weight, 1e-6f, {want.data(), 3, n});
       for (size_t i = 0; i < got.size(); ++i) {
-        // The sum of squares has only positive terms: its relative error is below n/64 + 6 roundings.
-        const double bound = (static_cast<double>(n) / 64 + 8) * 0x1p-24;
+        // Computed in float64 and rounded once; next to a tie either neighbour may come out.
+        const double bound = 1.001 * 0x1p-23;
         EXPECT_NEAR(got[i], want[i], std::abs(want[i]) * bound)
             << to_string(level) << " n " << n << " i " << i;
       }

@@ -69,18 +69,34 @@ template <Kind K, int R, int P>
 template <Kind K, int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  __m256 acc[R][2 * P];
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
+  constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
+  constexpr int64_t kStepBytes = K == Kind::kF32 ? 64 : 32;
+  alignas(64) float sum[R * P * 16] = {};
+  for (int64_t s = 0, end; s < steps; s = end) {
+    end = steps - s < kChain ? steps : s + kChain;
+    __m256 acc[R][2 * P];
     DUET_UNROLL
-    for (int v = 0; v < 2 * P; ++v)
-      acc[r][v] = load_c ? _mm256_loadu_ps(c + r * ldc + v * 8) : _mm256_setzero_ps();
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) acc[r][v] = _mm256_setzero_ps();
+    }
+    multiply<K, R, P>(acc, end - s, a + s, w + s * kStepBytes, panel_stride);
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        float* to = sum + (r * 2 * P + v) * 8;
+        _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), acc[r][v]));
+      }
+    }
+    DUET_KEEP_IN_MEMORY(sum);
   }
-  multiply<K, R, P>(acc, steps, a, w, panel_stride);
-  DUET_UNROLL
   for (int r = 0; r < R; ++r) {
-    DUET_UNROLL
-    for (int v = 0; v < 2 * P; ++v) _mm256_storeu_ps(c + r * ldc + v * 8, acc[r][v]);
+    for (int v = 0; v < 2 * P; ++v) {
+      float* to = c + r * ldc + v * 8;
+      const __m256 total = _mm256_load_ps(sum + (r * 2 * P + v) * 8);
+      _mm256_storeu_ps(to, load_c ? _mm256_add_ps(_mm256_loadu_ps(to), total) : total);
+    }
   }
 }
 

@@ -69,18 +69,33 @@ template <Kind K, int R, int P>
 template <Kind K, int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  __m512 acc[R][P];
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
+  constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
+  constexpr int64_t kStepBytes = K == Kind::kF32 ? 64 : 32;
+  alignas(64) float sum[R * P * 16] = {};
+  for (int64_t s = 0, end; s < steps; s = end) {
+    end = steps - s < kChain ? steps : s + kChain;
+    __m512 acc[R][P];
     DUET_UNROLL
-    for (int p = 0; p < P; ++p)
-      acc[r][p] = load_c ? _mm512_loadu_ps(c + r * ldc + p * 16) : _mm512_setzero_ps();
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) acc[r][p] = _mm512_setzero_ps();
+    }
+    multiply<K, R, P>(acc, end - s, a + s, w + s * kStepBytes, panel_stride);
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) {
+        float* to = sum + (r * P + p) * 16;
+        _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), acc[r][p]));
+      }
+    }
   }
-  multiply<K, R, P>(acc, steps, a, w, panel_stride);
-  DUET_UNROLL
   for (int r = 0; r < R; ++r) {
-    DUET_UNROLL
-    for (int p = 0; p < P; ++p) _mm512_storeu_ps(c + r * ldc + p * 16, acc[r][p]);
+    for (int p = 0; p < P; ++p) {
+      float* to = c + r * ldc + p * 16;
+      const __m512 total = _mm512_load_ps(sum + (r * P + p) * 16);
+      _mm512_storeu_ps(to, load_c ? _mm512_add_ps(_mm512_loadu_ps(to), total) : total);
+    }
   }
 }
 

@@ -9,16 +9,10 @@ namespace {
 
 constexpr int64_t kAhead = 1024;
 
+/// acc += the pairs [0, steps) of a and w.
 template <int R, int P>
-void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
-          bool load_c) {
-  __m512 acc[R][P];
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
-    DUET_UNROLL
-    for (int p = 0; p < P; ++p)
-      acc[r][p] = load_c ? _mm512_loadu_ps(c + r * ldc + p * 16) : _mm512_setzero_ps();
-  }
+[[gnu::always_inline]] inline void multiply(__m512 (&acc)[R][P], int64_t steps, const float* a,
+                                            const std::byte* w, int64_t panel_stride) {
   for (int64_t s = 0; s < steps; ++s, w += 64) {
     __m512bh pair[P];
     DUET_UNROLL
@@ -34,10 +28,36 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
       for (int p = 0; p < P; ++p) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], x, pair[p]);
     }
   }
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
+}
+
+template <int R, int P>
+void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
+          bool load_c) {
+  alignas(64) float sum[R * P * 16] = {};
+  for (int64_t s = 0, end; s < steps; s = end) {
+    end = steps - s < kSumStepsNarrow ? steps : s + kSumStepsNarrow;
+    __m512 acc[R][P];
     DUET_UNROLL
-    for (int p = 0; p < P; ++p) _mm512_storeu_ps(c + r * ldc + p * 16, acc[r][p]);
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) acc[r][p] = _mm512_setzero_ps();
+    }
+    multiply<R, P>(acc, end - s, a + s, w + s * 64, panel_stride);
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) {
+        float* to = sum + (r * P + p) * 16;
+        _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), acc[r][p]));
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p) {
+      float* to = c + r * ldc + p * 16;
+      const __m512 total = _mm512_load_ps(sum + (r * P + p) * 16);
+      _mm512_storeu_ps(to, load_c ? _mm512_add_ps(_mm512_loadu_ps(to), total) : total);
+    }
   }
 }
 

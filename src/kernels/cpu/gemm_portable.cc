@@ -37,20 +37,25 @@ void widen(const std::byte* w, int64_t s, float* out) {
 
 template <Kind K, int R>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t, float* c, int64_t ldc, bool load_c) {
-  float acc[R][16];
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < 16; ++i) acc[r][i] = load_c ? c[r * ldc + i] : 0.0f;
-  }
-  for (int64_t s = 0; s < steps; ++s) {
-    float wide[16];
-    widen<K>(w, s, wide);
+  constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
+  float sum[R][16] = {};
+  for (int64_t s = 0; s < steps;) {
+    const int64_t end = steps - s < kChain ? steps : s + kChain;
+    float acc[R][16] = {};
+    for (; s < end; ++s) {
+      float wide[16];
+      widen<K>(w, s, wide);
+      for (int r = 0; r < R; ++r) {
+        const float x = a[r * kRowWords + s];
+        for (int i = 0; i < 16; ++i) acc[r][i] += x * wide[i];
+      }
+    }
     for (int r = 0; r < R; ++r) {
-      const float x = a[r * kRowWords + s];
-      for (int i = 0; i < 16; ++i) acc[r][i] += x * wide[i];
+      for (int i = 0; i < 16; ++i) sum[r][i] += acc[r][i];
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < 16; ++i) c[r * ldc + i] = acc[r][i];
+    for (int i = 0; i < 16; ++i) c[r * ldc + i] = load_c ? c[r * ldc + i] + sum[r][i] : sum[r][i];
   }
 }
 

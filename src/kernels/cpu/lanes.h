@@ -37,6 +37,22 @@ struct Lanes {
   FloatPart part[kParts];
 };
 
+/// Half a part of f32, widened: for sums that float64 makes exact.
+constexpr int kHalfLanes = kPartLanes / 2;
+typedef float HalfPart __attribute__((vector_size(DUET_PART_BYTES / 2)));
+typedef double DoublePart __attribute__((vector_size(DUET_PART_BYTES)));
+
+DUET_LANE DoublePart load_doubles(const float* x) {
+  HalfPart half;
+  __builtin_memcpy(&half, x, sizeof(half));
+  return __builtin_convertvector(half, DoublePart);
+}
+
+DUET_LANE void store_rounded(const DoublePart& v, float* out) {
+  const HalfPart half = __builtin_convertvector(v, HalfPart);
+  __builtin_memcpy(out, &half, sizeof(half));
+}
+
 DUET_LANE Lanes splat(float v) {
   Lanes r;
   for (int p = 0; p < kParts; ++p) r.part[p] = v - FloatPart{};  // v - 0 keeps the sign of -0

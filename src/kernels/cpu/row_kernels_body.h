@@ -8,29 +8,43 @@
 namespace duet {
 namespace {
 
-void rms_norm_row(const float* x, const float* weight, float eps, int64_t n, float* out) {
-  // Four chains hide the latency of the addition.
-  Lanes acc[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    for (int c = 0; c < 4; ++c) {
-      const Lanes v = load(x + i + c * kLanes);
-      acc[c] = acc[c] + v * v;
+/// Σ x² in float64, where the products are exact. Element j meets lane j % 32 at every level; 32 chains
+/// hide the latency of the addition.
+double square_sum(const float* x, int64_t n) {
+  constexpr int64_t kStep = 32, kGroups = kStep / kHalfLanes;
+  DoublePart acc[kGroups] = {};
+  for (int64_t i = 0; i < n; i += kStep) {
+    float tail[kStep] = {};
+    const float* from = x + i;
+    if (n - i < kStep) {
+      for (int64_t t = 0; t < n - i; ++t) tail[t] = from[t];
+      from = tail;
+    }
+    for (int64_t g = 0; g < kGroups; ++g) {
+      const DoublePart v = load_doubles(from + g * kHalfLanes);
+      acc[g] = acc[g] + v * v;
     }
   }
-  for (; i + kLanes <= n; i += kLanes) {
-    const Lanes v = load(x + i);
-    acc[0] = acc[0] + v * v;
+  double s[kStep];
+  __builtin_memcpy(s, acc, sizeof(s));
+  for (int64_t step = kStep / 2; step > 0; step /= 2) {
+    for (int64_t t = 0; t < step; ++t) s[t] += s[t + step];
   }
-  if (i < n) {
-    const Lanes v = load_some(x + i, n - i, 0.0f);
-    acc[0] = acc[0] + v * v;
+  return s[0];
+}
+
+/// In float64 with one rounding per element: the error of a norm's factor would be common to the whole
+/// row and to everything that the row is multiplied with.
+void rms_norm_row(const float* x, const float* weight, float eps, int64_t n, float* out) {
+  const double mean = square_sum(x, n) / static_cast<double>(n);
+  const double factor = 1.0 / __builtin_sqrt(mean + static_cast<double>(eps));
+  int64_t i = 0;
+  for (; i + kHalfLanes <= n; i += kHalfLanes) {
+    store_rounded(load_doubles(x + i) * factor * load_doubles(weight + i), out + i);
   }
-  const float sum = lane_sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
-  const float factor = 1.0f / __builtin_sqrtf(sum / static_cast<float>(n) + eps);
-  const Lanes f = splat(factor);
-  for (i = 0; i + kLanes <= n; i += kLanes) store(load(x + i) * f * load(weight + i), out + i);
-  for (; i < n; ++i) out[i] = x[i] * factor * weight[i];
+  for (; i < n; ++i) {
+    out[i] = static_cast<float>(static_cast<double>(x[i]) * factor * static_cast<double>(weight[i]));
+  }
 }
 
 void rope_row(float* x, const float* cos, const float* sin, int64_t half) {
