@@ -1,7 +1,9 @@
 #include "text/bpe.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <functional>
 #include <queue>
 
 namespace duet {
@@ -9,7 +11,8 @@ namespace duet {
 namespace {
 
 // Up to here a scan over all pairs per merge beats any queue (measured on English and on code).
-constexpr size_t kShortWord = 40;
+constexpr size_t kShortPart = 40;
+constexpr size_t kAhead = 8;             // places fetched ahead of the one being merged
 constexpr size_t kCacheSlots = 1 << 15;  // × 64 bytes = 2 MiB per concurrent encode
 constexpr size_t kCachedBytes = 30;
 constexpr size_t kCachedIds = 8;
@@ -42,41 +45,116 @@ uint64_t hash_word(std::string_view word) {
 
 struct Symbol {
   int32_t id;
-  int32_t rank;    // of the pair with the next symbol, −1: none
-  int32_t merged;  // id that pair would become
+  int32_t rank;  // of the pair with the next symbol; −1: none, or merged away
   int32_t previous, next;
 };
 
-// The places where one rank applies: mostly found left to right, so a list with a cursor; what
-// comes out of order goes to a heap. Both together give the leftmost place in O(log n).
-struct Places {
-  std::vector<int32_t> sorted;
-  size_t cursor = 0;
-  std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> others;
-
-  void push(int32_t place) {
-    if (sorted.empty() || place >= sorted.back()) {
-      sorted.push_back(place);
-    } else {
-      others.push(place);
+// The pairs of a long part that can merge, by rank and within a rank from left to right. Merging
+// mostly makes pairs of higher ranks, so a rank's places are gathered (in chunks of a cache line),
+// sorted once when its turn comes, and walked; the exceptions go through a heap.
+class PairQueue {
+ public:
+  void start(size_t ranks) {
+    if (lists_.size() != ranks) {
+      lists_.assign(ranks, {});
+      some_.assign(ranks / 64 + 1, 0);
+      some_of_some_.assign(some_.size() / 64 + 1, 0);
     }
+    current_ = -1;
   }
-  bool empty() const { return cursor == sorted.size() && others.empty(); }
-  int32_t pop() {
-    if (others.empty() || (cursor < sorted.size() && sorted[cursor] <= others.top())) return sorted[cursor++];
-    const int32_t place = others.top();
-    others.pop();
-    return place;
+
+  void push(int32_t rank, int32_t place) {
+    if (rank <= current_) {
+      early_.push(static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(place));
+      return;
+    }
+    List& list = lists_[rank];
+    if (list.last < 0) {
+      list.first = list.last = new_chunk();
+      some_[rank >> 6] |= 1ull << (rank & 63);
+      some_of_some_[rank >> 12] |= 1ull << (rank >> 6 & 63);
+    } else if (chunks_[list.last].count == kChunk) {
+      const int32_t fresh = new_chunk();
+      chunks_[list.last].next = fresh;
+      list.last = fresh;
+    }
+    Chunk& chunk = chunks_[list.last];
+    chunk.places[chunk.count++] = place;
   }
+
+  /// Takes all places of the lowest rank that push() gathered, in order; false when there are none.
+  bool next_rank(int32_t& rank, std::vector<int32_t>& places) {
+    // Lower ranks than the current one are never gathered.
+    size_t top = static_cast<size_t>(current_ + 1) >> 12;
+    while (top < some_of_some_.size() && some_of_some_[top] == 0) ++top;
+    if (top == some_of_some_.size()) return false;
+    const size_t word = top * 64 + std::countr_zero(some_of_some_[top]);
+    rank = static_cast<int32_t>(word * 64 + std::countr_zero(some_[word]));
+    some_[word] &= some_[word] - 1;
+    if (some_[word] == 0) some_of_some_[top] &= some_of_some_[top] - 1;
+    places.clear();
+    List& list = lists_[rank];
+    for (int32_t at = list.first; at >= 0; at = chunks_[at].next) {
+      places.insert(places.end(), chunks_[at].places, chunks_[at].places + chunks_[at].count);
+    }
+    chunks_[list.last].next = free_;
+    free_ = list.first;
+    list = {};
+    if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+    current_ = rank;
+    return true;
+  }
+
+  /// Takes the first of the pairs that came too late for their rank if it is before (rank, place).
+  bool next_early(int32_t before_rank, int32_t before_place, int32_t& rank, int32_t& place) {
+    const uint64_t before = static_cast<uint64_t>(before_rank) << 32 | static_cast<uint32_t>(before_place);
+    if (early_.empty() || early_.top() >= before) return false;
+    rank = static_cast<int32_t>(early_.top() >> 32);
+    place = static_cast<int32_t>(early_.top() & 0xFFFFFFFF);
+    early_.pop();
+    return true;
+  }
+
+ private:
+  static constexpr int32_t kChunk = 14;
+  struct Chunk {
+    int32_t next, count;
+    int32_t places[kChunk];
+  };
+  static_assert(sizeof(Chunk) == 64);
+  struct List {
+    int32_t first = -1, last = -1;  // chunks
+  };
+
+  int32_t new_chunk() {
+    int32_t at = free_;
+    if (at >= 0) {
+      free_ = chunks_[at].next;
+    } else {
+      at = static_cast<int32_t>(chunks_.size());
+      chunks_.emplace_back();
+    }
+    chunks_[at].next = -1;
+    chunks_[at].count = 0;
+    return at;
+  }
+
+  std::vector<List> lists_;                    // by rank
+  std::vector<uint64_t> some_, some_of_some_;  // bit per rank with places; bit per word of some_
+  std::vector<Chunk> chunks_;
+  int32_t free_ = -1;
+  int32_t current_ = -1;
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> early_;
 };
 
 }  // namespace
 
 struct Bpe::Scratch {
   std::vector<CachedWord> cache = std::vector<CachedWord>(kCacheSlots);
+  std::vector<int32_t> part;  // ids of a word's bytes, up to where no merge reaches
   std::vector<Symbol> symbols;
-  std::vector<int32_t> places_of_rank;  // rank → index into places, −1
-  std::vector<Places> places;
+  std::vector<int32_t> places;
+  PairQueue queue;
 };
 
 void Bpe::ScratchDeleter::operator()(Scratch* scratch) const {
@@ -86,20 +164,17 @@ Bpe::ScratchPtr Bpe::make_scratch() {
   return ScratchPtr(new Scratch);
 }
 
-Bpe::Merge Bpe::find_merge(int32_t left, int32_t right) const {
+int32_t Bpe::find_rank(int32_t left, int32_t right) const {
   const int left_byte = byte_of_id_[left], right_byte = byte_of_id_[right];
-  if (left_byte >= 0 && right_byte >= 0) {
-    const std::vector<Merge>& row = byte_merges_[left_byte];
-    return row.empty() ? Merge{} : row[right_byte];
-  }
+  if (left_byte >= 0 && right_byte >= 0) return byte_ranks_[left_byte * 256 + right_byte];
   const uint64_t pair =
       static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
   const size_t mask = table_.size() - 1;
   for (size_t at = (pair * 0x9E3779B97F4A7C15ull) >> 32 & mask; table_[at].pair != ~0ull;
        at = (at + 1) & mask) {
-    if (table_[at].pair == pair) return table_[at].merge;
+    if (table_[at].pair == pair) return table_[at].rank;
   }
-  return {};
+  return -1;
 }
 
 void Bpe::encode_bytes(std::string_view word, std::vector<int32_t>& ids) const {
@@ -130,19 +205,16 @@ void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32
     }
   }
   if (!done) {
-    scratch.symbols.clear();
+    scratch.part.clear();
+    uint8_t previous = 0;
     for (char c : word) {
-      const int32_t id = byte_id_[static_cast<uint8_t>(c)];
-      if (id >= 0) scratch.symbols.push_back({id, -1, -1, 0, 0});
+      const auto byte = static_cast<uint8_t>(c);
+      if (byte_id_[byte] < 0) continue;
+      if (!joins_[previous][byte] && !scratch.part.empty()) merge(scratch, ids);
+      scratch.part.push_back(byte_id_[byte]);
+      previous = byte;
     }
-    if (scratch.symbols.size() <= kShortWord) {
-      merge_short(scratch);
-    } else {
-      merge_long(scratch);
-    }
-    for (const Symbol& symbol : scratch.symbols) {
-      if (symbol.id >= 0) ids.push_back(symbol.id);
-    }
+    if (!scratch.part.empty()) merge(scratch, ids);
   }
   const size_t count = ids.size() - first;
   if (slot != nullptr && count <= kCachedIds && !word.empty()) {
@@ -153,77 +225,74 @@ void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32
   }
 }
 
-void Bpe::merge_short(Scratch& scratch) const {
-  std::vector<Symbol>& symbols = scratch.symbols;
-  size_t count = symbols.size();
-  const auto update = [&](size_t i) {
-    const Merge merge = i + 1 < count ? find_merge(symbols[i].id, symbols[i + 1].id) : Merge{};
-    symbols[i].rank = merge.rank;
-    symbols[i].merged = merge.id;
-  };
-  for (size_t i = 0; i < count; ++i) update(i);
+/// Merges scratch.part, appends what it becomes and leaves it empty.
+void Bpe::merge(Scratch& scratch, std::vector<int32_t>& ids) const {
+  if (scratch.part.size() <= kShortPart) {
+    merge_short(scratch, ids);
+  } else {
+    merge_long(scratch, ids);
+  }
+  scratch.part.clear();
+}
+
+void Bpe::merge_short(Scratch& scratch, std::vector<int32_t>& ids) const {
+  std::vector<int32_t>& part = scratch.part;
+  size_t count = part.size();
+  int32_t ranks[kShortPart];  // ranks[i]: of the pair (i, i + 1)
+  for (size_t i = 0; i + 1 < count; ++i) ranks[i] = find_rank(part[i], part[i + 1]);
   while (true) {
     size_t best = count;
     for (size_t i = 0; i + 1 < count; ++i) {
-      if (symbols[i].rank >= 0 && (best == count || symbols[i].rank < symbols[best].rank)) best = i;
+      if (ranks[i] >= 0 && (best == count || ranks[i] < ranks[best])) best = i;
     }
     if (best == count) break;
-    symbols[best].id = symbols[best].merged;
-    symbols.erase(symbols.begin() + static_cast<ptrdiff_t>(best) + 1);
+    part[best] = merged_[ranks[best]];
     --count;
-    update(best);
-    if (best > 0) update(best - 1);
+    for (size_t i = best + 1; i < count; ++i) {
+      part[i] = part[i + 1];
+      ranks[i - 1] = ranks[i];
+    }
+    if (best + 1 < count) ranks[best] = find_rank(part[best], part[best + 1]);
+    if (best > 0) ranks[best - 1] = find_rank(part[best - 1], part[best]);
   }
+  ids.insert(ids.end(), part.begin(), part.begin() + static_cast<ptrdiff_t>(count));
 }
 
-void Bpe::merge_long(Scratch& scratch) const {
+void Bpe::merge_long(Scratch& scratch, std::vector<int32_t>& ids) const {
   std::vector<Symbol>& symbols = scratch.symbols;
-  const auto count = static_cast<int32_t>(symbols.size());
-  if (scratch.places_of_rank.size() != static_cast<size_t>(merges_)) {
-    scratch.places_of_rank.assign(merges_, -1);
-  }
-  std::priority_queue<int32_t, std::vector<int32_t>, std::greater<>> ranks;  // those with places left
+  PairQueue& queue = scratch.queue;
+  const auto count = static_cast<int32_t>(scratch.part.size());
+  symbols.resize(count);
+  queue.start(merged_.size());
   const auto update = [&](int32_t i) {
     Symbol& symbol = symbols[i];
-    const Merge merge = symbol.next < count ? find_merge(symbol.id, symbols[symbol.next].id) : Merge{};
-    symbol.rank = merge.rank;
-    symbol.merged = merge.id;
-    if (merge.rank < 0) return;
-    int32_t& index = scratch.places_of_rank[merge.rank];
-    if (index < 0) {
-      index = static_cast<int32_t>(scratch.places.size());
-      scratch.places.emplace_back();
-    }
-    Places& places = scratch.places[index];
-    if (places.empty()) ranks.push(merge.rank);
-    places.push(i);
+    symbol.rank = symbol.next < count ? find_rank(symbol.id, symbols[symbol.next].id) : -1;
+    if (symbol.rank >= 0) queue.push(symbol.rank, i);
   };
-  for (int32_t i = 0; i < count; ++i) {
-    symbols[i].previous = i - 1;
-    symbols[i].next = i + 1;
-  }
-  std::vector<int32_t> used;
-  for (int32_t i = 0; i < count; ++i) update(i);
-  while (!ranks.empty()) {
-    const int32_t rank = ranks.top();
-    Places& places = scratch.places[scratch.places_of_rank[rank]];
-    const int32_t place = places.pop();
-    if (places.empty()) {
-      ranks.pop();
-      used.push_back(rank);
-    }
+  const auto join = [&](int32_t rank, int32_t place) {
     Symbol& symbol = symbols[place];
-    if (symbol.id < 0 || symbol.rank != rank) continue;  // merged away or changed since it was queued
-    symbol.id = symbol.merged;
+    if (symbol.rank != rank) return;  // merged away or changed since it was queued
+    symbol.id = merged_[rank];
     Symbol& eaten = symbols[symbol.next];
+    eaten.rank = -1;
     symbol.next = eaten.next;
-    eaten.id = -1;
     if (symbol.next < count) symbols[symbol.next].previous = place;
     update(place);
     if (symbol.previous >= 0) update(symbol.previous);
+  };
+  for (int32_t i = 0; i < count; ++i) symbols[i] = {scratch.part[i], -1, i - 1, i + 1};
+  for (int32_t i = 0; i < count; ++i) update(i);
+  int32_t rank, early_rank, early_place;
+  std::vector<int32_t>& places = scratch.places;
+  while (queue.next_rank(rank, places)) {
+    for (size_t i = 0; i < places.size(); ++i) {
+      if (i + kAhead < places.size()) __builtin_prefetch(&symbols[places[i + kAhead]]);
+      while (queue.next_early(rank, places[i], early_rank, early_place)) join(early_rank, early_place);
+      join(rank, places[i]);
+    }
+    while (queue.next_early(rank + 1, 0, early_rank, early_place)) join(early_rank, early_place);
   }
-  for (int32_t rank : used) scratch.places_of_rank[rank] = -1;
-  scratch.places.clear();
+  for (int32_t i = 0; i < count; i = symbols[i].next) ids.push_back(symbols[i].id);
 }
 
 }  // namespace duet

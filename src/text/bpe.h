@@ -1,10 +1,12 @@
 // Byte-level BPE: the `model` of tokenizer.json. Words (from PreTokenizer) become token ids by
-// merging, lowest rank first, leftmost first. A word of n bytes costs O(n log n) whatever it holds:
-// short words scan, long ones go through a queue of ranks. Immutable after parsing; each thread of
-// encoding brings its own Scratch, which also remembers the short words it has seen.
+// merging, lowest rank first, leftmost first. A word is first cut between bytes that no merge can
+// join; a part of n bytes costs O(n log n) whatever it holds: short ones scan, long ones go through a
+// queue of ranks. Immutable after parsing; each thread of encoding brings its own Scratch, which also
+// remembers the short words it has seen.
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
@@ -43,28 +45,26 @@ class Bpe {
 
  private:
   struct Merge {
-    int32_t rank = -1;  // -1: this pair does not merge
-    int32_t id = -1;
-  };
-  struct Slot {
-    uint64_t pair = ~0ull;
-    Merge merge;
+    uint64_t pair = ~0ull;  // left id << 32 | right id
+    int32_t rank = -1;
   };
   void parse_vocab(const nlohmann::json& json);
   void parse_merges(const nlohmann::json& json);
-  void build_table(const std::vector<std::pair<uint64_t, Merge>>& merges);
-  Merge find_merge(int32_t left, int32_t right) const;
-  void merge_short(Scratch& scratch) const;
-  void merge_long(Scratch& scratch) const;
+  void build_table(const std::vector<Merge>& merges);
+  int32_t find_rank(int32_t left, int32_t right) const;
+  void merge(Scratch& scratch, std::vector<int32_t>& ids) const;
+  void merge_short(Scratch& scratch, std::vector<int32_t>& ids) const;
+  void merge_long(Scratch& scratch, std::vector<int32_t>& ids) const;
 
   VocabMap vocab_;
   int32_t max_id_ = -1;
   bool ignore_merges_ = false;
   std::array<int32_t, 256> byte_id_{};
-  std::array<std::vector<Merge>, 256> byte_merges_;  // [left byte][right byte]: most lookups end here
-  std::vector<int16_t> byte_of_id_;                  // id → its byte, −1 for longer tokens
-  std::vector<Slot> table_;                          // open addressing, a power of two
-  int64_t merges_ = 0;
+  std::vector<int16_t> byte_of_id_;          // id → its byte, −1 for longer tokens
+  std::vector<int32_t> merged_;              // rank → the id it makes
+  std::vector<int32_t> byte_ranks_;          // [left byte][right byte] → rank: most lookups end here
+  std::vector<Merge> table_;                 // the other pairs: open addressing, a power of two
+  std::array<std::bitset<256>, 256> joins_;  // [left byte][right byte]: some merge joins two such ends
 };
 
 /// Byte → the printable character that stands for it in a byte-level vocabulary, as UTF-8 (GPT-2's table).

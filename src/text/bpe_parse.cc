@@ -108,7 +108,7 @@ void Bpe::parse_vocab(const nlohmann::json& json) {
 
 void Bpe::parse_merges(const nlohmann::json& json) {
   const nlohmann::json& list = read_array(json, "merges", "model");
-  std::vector<std::pair<uint64_t, Merge>> merges;
+  std::vector<Merge> merges;
   merges.reserve(list.size());
   std::string whole;
   for (size_t rank = 0; rank < list.size(); ++rank) {
@@ -143,26 +143,29 @@ void Bpe::parse_merges(const nlohmann::json& json) {
     }
     const uint64_t pair =
         static_cast<uint64_t>(static_cast<uint32_t>(a->second)) << 32 | static_cast<uint32_t>(b->second);
-    merges.push_back({pair, {static_cast<int32_t>(rank), ab->second}});
+    merges.push_back({pair, static_cast<int32_t>(rank)});
+    merged_.push_back(ab->second);
+    // A token that bytes can grow into is spelled in the alphabet; what the others add here is harmless.
+    const std::string left_bytes = byte_level_decode(left), right_bytes = byte_level_decode(right);
+    joins_[static_cast<uint8_t>(left_bytes.back())].set(static_cast<uint8_t>(right_bytes.front()));
   }
-  merges_ = static_cast<int64_t>(list.size());
   build_table(merges);
 }
 
-void Bpe::build_table(const std::vector<std::pair<uint64_t, Merge>>& merges) {
+void Bpe::build_table(const std::vector<Merge>& merges) {
   size_t slots = 16;
   while (slots < merges.size() * 2) slots *= 2;
   table_.assign(slots, {});
-  for (const auto& [pair, merge] : merges) {
-    const int left = byte_of_id_[pair >> 32], right = byte_of_id_[pair & 0xFFFFFFFF];
+  byte_ranks_.assign(256 * 256, -1);
+  for (const Merge& merge : merges) {
+    const int left = byte_of_id_[merge.pair >> 32], right = byte_of_id_[merge.pair & 0xFFFFFFFF];
     if (left >= 0 && right >= 0) {
-      if (byte_merges_[left].empty()) byte_merges_[left].resize(256);
-      byte_merges_[left][right] = merge;
+      byte_ranks_[left * 256 + right] = merge.rank;
       continue;
     }
-    size_t at = (pair * 0x9E3779B97F4A7C15ull) >> 32 & (slots - 1);
-    while (table_[at].pair != ~0ull && table_[at].pair != pair) at = (at + 1) & (slots - 1);
-    table_[at] = {pair, merge};  // a pair given twice: the later rank holds, as in Hugging Face
+    size_t at = (merge.pair * 0x9E3779B97F4A7C15ull) >> 32 & (slots - 1);
+    while (table_[at].pair != ~0ull && table_[at].pair != merge.pair) at = (at + 1) & (slots - 1);
+    table_[at] = merge;  // a pair given twice: the later rank holds, as in Hugging Face
   }
 }
 
