@@ -1,0 +1,329 @@
+// Configurations that no golden covers, against an oracle that the goldens cover: every rank count that
+// divides, both expert paths, every kind of cut.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "golden/harness.h"
+#include "golden/oracle.h"
+#include "golden/random_weights.h"
+#include "load/checkpoint.h"
+
+namespace duet {
+namespace {
+
+using Json = nlohmann::json;
+using Logits = std::vector<std::vector<float>>;
+using Prompts = std::vector<std::vector<int32_t>>;
+
+// ---- the oracle itself --------------------------------------------------------------------------
+
+class OracleItself : public testing::TestWithParam<const char*> {};
+
+TEST_P(OracleItself, AgreesWithHuggingFace) {
+  const Golden golden = load_golden(GetParam());
+  const auto source =
+      checkpoint_weights(std::make_shared<Checkpoint>(Checkpoint::open(golden_dir(GetParam()))));
+  std::ifstream file(golden_dir(GetParam()) + "/config.json");
+  Oracle oracle({std::istreambuf_iterator<char>(file), {}}, *source);
+  for (size_t i = 0; i < golden.prompts.size(); ++i)
+    EXPECT_LE(relative_error(oracle.logits(golden.prompts[i]), golden.logits[i]), 1e-6) << "prompt " << i;
+}
+
+std::string underscored(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Goldens, OracleItself,
+                         testing::Values("v3-tiny", "v3-tiny-bf16", "v2-tiny", "v2lite-tiny"),
+                         [](const auto& checkpoint) { return underscored(checkpoint.param); });
+
+// ---- odd configurations -------------------------------------------------------------------------
+
+struct OddConfig {
+  const char* name;
+  std::vector<int> ranks;
+  const char* patch;  // JSON merge patch of kBase
+  uint64_t seed = 1;  // such that no choice of an expert hangs on rounding (see kGateMargin)
+};
+
+void PrintTo(const OddConfig& config, std::ostream* out) {
+  *out << config.name;
+}
+
+// No width is a multiple of 16 or of another's; contexts far above YaRN's original one are reached.
+constexpr const char* kBase = R"({
+  "architectures": ["DeepseekV3ForCausalLM"], "torch_dtype": "float32",
+  "vocab_size": 97, "hidden_size": 50, "num_hidden_layers": 3, "max_position_embeddings": 512,
+  "num_attention_heads": 3, "q_lora_rank": null, "kv_lora_rank": 36, "qk_nope_head_dim": 40,
+  "qk_rope_head_dim": 10, "v_head_dim": 24, "intermediate_size": 53, "moe_intermediate_size": 22,
+  "n_routed_experts": 12, "n_shared_experts": 1, "num_experts_per_tok": 3, "n_group": 3, "topk_group": 2,
+  "first_k_dense_replace": 1, "rope_theta": 1000})";
+
+const OddConfig kOdd[] = {
+    {"v3_q_lora_yarn_mscale_differs", {1, 3}, R"({"q_lora_rank": 20, "rope_scaling": {"type": "yarn",
+      "factor": 8, "original_max_position_embeddings": 32, "beta_fast": 4, "beta_slow": 1,
+      "mscale": 0.8, "mscale_all_dim": 0.5}})"},
+    {"v3_no_shared_sparse_layers", {1, 3}, R"({"n_shared_experts": 0, "first_k_dense_replace": 0,
+      "moe_layer_freq": 2, "vocab_size": 131, "tie_word_embeddings": true, "rms_norm_eps": 1e-4})"},
+    {"v3_top_1_twelve_heads_bf16", {1, 2, 3, 4, 6}, R"({"torch_dtype": "bfloat16", "num_experts_per_tok": 1,
+      "num_attention_heads": 12, "n_group": 1, "topk_group": 1, "qk_nope_head_dim": 9, "v_head_dim": 7})"},
+    {"v3_all_of_the_chosen_groups", {1, 3}, R"({"num_experts_per_tok": 8, "n_shared_experts": 3,
+      "routed_scaling_factor": 1.5, "norm_topk_prob": false, "rope_scaling": {"rope_type": "yarn",
+      "factor": 4, "original_max_position_embeddings": 20, "mscale_all_dim": 1.0, "truncate": false}})"},
+    {"v2_groups_yarn_attention_factor", {1, 2, 3, 6}, R"({"architectures": ["DeepseekV2ForCausalLM"],
+      "vocab_size": 131, "num_attention_heads": 6, "topk_method": "group_limited_greedy",
+      "routed_scaling_factor": 4.0, "n_shared_experts": null, "first_k_dense_replace": 0,
+      "num_hidden_layers": 4, "moe_layer_freq": 2, "rope_theta": null, "rope_parameters":
+      {"rope_type": "yarn", "rope_theta": 500.0, "factor": 16, "original_max_position_embeddings": 24,
+      "attention_factor": 1.3}})"},
+    {"v2_greedy_normalised_f16", {1, 2, 4}, R"({"architectures": ["DeepseekV2ForCausalLM"],
+      "dtype": "float16", "torch_dtype": null, "num_attention_heads": 4, "topk_method": "greedy",
+      "norm_topk_prob": true, "routed_scaling_factor": 2.0, "num_hidden_layers": 4, "moe_layer_freq": 3,
+      "n_shared_experts": 2, "q_lora_rank": 20})"},
+    {"v2_top_1_of_one_group", {1, 3}, R"({"architectures": ["DeepseekV2ForCausalLM"],
+      "topk_method": "group_limited_greedy", "topk_group": 1, "num_experts_per_tok": 1,
+      "routed_scaling_factor": 3.0, "rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}})"},
+    {"v2_without_experts", {1, 2, 4}, R"({"architectures": ["DeepseekV2ForCausalLM"],
+      "num_attention_heads": 4, "n_routed_experts": null, "n_shared_experts": null,
+      "moe_intermediate_size": null, "num_experts_per_tok": null, "n_group": null, "topk_group": null,
+      "intermediate_size": 37, "q_lora_rank": 20, "tie_word_embeddings": true})"},
+    {"v3_dense_before_the_first_moe_layer", {1, 3}, R"({"first_k_dense_replace": 3})"},
+    {"v3_as_small_as_it_gets", {1, 2}, R"({"vocab_size": 5, "hidden_size": 4, "num_hidden_layers": 2,
+      "num_attention_heads": 2, "kv_lora_rank": 2, "qk_nope_head_dim": 1, "qk_rope_head_dim": 2,
+      "v_head_dim": 1, "intermediate_size": 2, "moe_intermediate_size": 3, "n_routed_experts": 2,
+      "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1})"},
+};
+
+std::string config_of(const OddConfig& odd) {
+  Json config = Json::parse(kBase);
+  config.merge_patch(Json::parse(odd.patch));  // a null removes the field
+  return config.dump();
+}
+
+DType dtype_of(const std::string& config_json) {
+  const Json config = Json::parse(config_json);
+  const std::string name = config.value("dtype", config.value("torch_dtype", "float32"));
+  return name == "bfloat16" ? DType::kBf16 : name == "float16" ? DType::kF16 : DType::kF32;
+}
+
+// A directory with a config.json, removed with its contents.
+class ModelDir {
+ public:
+  explicit ModelDir(const std::string& config_json)
+      : path_(std::filesystem::temp_directory_path() /
+              ("duet_odd_" + std::to_string(::getpid()) + "_" + std::to_string(count_++))) {
+    std::filesystem::create_directories(path_);
+    std::ofstream(path_ / "config.json") << config_json;
+  }
+  ~ModelDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  ModelDir(const ModelDir&) = delete;
+  ModelDir& operator=(const ModelDir&) = delete;
+  std::string path() const { return path_.string(); }
+
+ private:
+  static inline int count_ = 0;
+  std::filesystem::path path_;
+};
+
+RankOptions options_for(const ModelDir& dir, int ranks, ExpertPath path) {
+  RankOptions options;
+  options.model = dir.path();
+  options.dtype = ComputeDtype::kFloat32;
+  options.ranks = ranks;
+  options.threads_per_rank = 1;
+  options.expert_path = path;
+  options.wire = DType::kF32;
+  options.max_batched_tokens = 64;
+  options.max_logits_rows = 64;
+  options.block_size = 5;
+  options.kv_cache_bytes = int64_t{1} << 20;
+  options.max_micro_batches = 3;
+  return options;
+}
+
+Prompts prompts_for(int64_t vocab) {
+  return {random_tokens(29, vocab, 1), random_tokens(9, vocab, 2), random_tokens(1, vocab, 3),
+          random_tokens(2, vocab, 4)};
+}
+
+struct Run {
+  Cut cut;
+  size_t tokens = 1000;  // of each prompt, at most
+};
+
+std::vector<Run> runs() {
+  std::vector<Run> list;
+  for (const int micro_batches : {1, 2, 3}) {
+    for (const int64_t chunk : {0, 7}) {
+      Run run;
+      run.cut.chunk = chunk;
+      run.cut.micro_batches = micro_batches;
+      run.cut.overlap = micro_batches > 1;
+      list.push_back(run);
+    }
+  }
+  Run decode;
+  decode.cut.decode = true;
+  list.push_back(decode);
+  decode.cut.micro_batches = 2;
+  decode.cut.overlap = true;
+  decode.tokens = 9;  // then only one prompt is left, and a single row does not split
+  list.push_back(decode);
+  return list;
+}
+
+// Float32 rounding over a few layers, as against the goldens.
+constexpr double kTolerance = 2e-5;
+// Scores are at most 1 and carry errors of about 1e-6: a choice with this margin can't flip.
+constexpr double kGateMargin = 1e-5;
+
+Logits ask(Oracle& oracle, const Prompts& prompts) {
+  Logits logits;
+  for (const std::vector<int32_t>& prompt : prompts) logits.push_back(oracle.logits(prompt));
+  return logits;
+}
+
+void expect_agreement(const RankOptions& options, const Prompts& prompts, const Logits& expected) {
+  SCOPED_TRACE(testing::Message() << options.ranks << " ranks, "
+                                  << (options.expert_path == ExpertPath::kAllToAll ? "all-to-all"
+                                      : options.expert_parallel                    ? "expert parallel"
+                                                                                   : "all-reduce"));
+  const auto group = start_group(options);
+  if (!group) return;  // another rank checks, or the job has another size
+  const int64_t vocab = group->info().config.vocab_size;
+  for (const auto& [cut, tokens] : runs()) {
+    Prompts shortened = prompts;
+    for (std::vector<int32_t>& prompt : shortened) prompt.resize(std::min(prompt.size(), tokens));
+    const Logits logits = run_prompts(*group, shortened, cut);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const auto first = expected[i].begin();  // tokens that come later change nothing
+      const std::vector<float> reference(first, first + static_cast<int64_t>(shortened[i].size()) * vocab);
+      EXPECT_LE(relative_error(logits[i], reference), kTolerance)
+          << "prompt " << i << ", chunk " << cut.chunk << " decode " << cut.decode << " micro-batches "
+          << cut.micro_batches;
+    }
+  }
+}
+
+class OddConfigs : public testing::TestWithParam<OddConfig> {};
+
+TEST_P(OddConfigs, RandomCheckpointMatchesTheOracle) {
+  const std::string config = config_of(GetParam());
+  const ModelDir dir(config);
+  const RandomWeights weights(dtype_of(config), GetParam().seed);
+  Oracle oracle(config, weights);
+  weights.write(dir.path() + "/model.safetensors");
+  const Prompts prompts = prompts_for(oracle.config().vocab);
+  const Logits expected = ask(oracle, prompts);
+  ASSERT_GE(oracle.gate_margin(), kGateMargin) << "choose another seed";
+  for (const int ranks : GetParam().ranks) {
+    RankOptions options = options_for(dir, ranks, ExpertPath::kAllReduce);
+    expect_agreement(options, prompts, expected);
+    if (ranks > 1) {
+      options.expert_parallel = true;
+      expect_agreement(options, prompts, expected);
+      options.expert_parallel = false;
+    }
+    options.expert_path = ExpertPath::kAllToAll;
+    expect_agreement(options, prompts, expected);
+  }
+}
+
+// bfloat16 and half round weights, KV and the inputs of products: single tokens may choose another
+// expert, so the median token counts.
+TEST_P(OddConfigs, LowerPrecisionStaysNear) {
+  const std::string config = config_of(GetParam());
+  const ModelDir dir(config);
+  const RandomWeights weights(dtype_of(config), GetParam().seed);
+  Oracle oracle(config, weights);
+  weights.write(dir.path() + "/model.safetensors");
+  const int64_t vocab = oracle.config().vocab;
+  const Prompts prompts = prompts_for(vocab);
+  const Logits expected = ask(oracle, prompts);
+  for (const ComputeDtype dtype : {ComputeDtype::kBfloat16, ComputeDtype::kHalf}) {
+    RankOptions options = options_for(dir, GetParam().ranks.back(), ExpertPath::kAllToAll);
+    options.dtype = dtype;
+    options.wire = DType::kBf16;
+    const auto group = start_group(options);
+    if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
+    const Logits logits = run_prompts(*group, prompts, {});
+    std::vector<double> errors;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      for (auto at = int64_t{0}; at < static_cast<int64_t>(logits[i].size()); at += vocab) {
+        errors.push_back(relative_error({logits[i].begin() + at, logits[i].begin() + at + vocab},
+                                        {expected[i].begin() + at, expected[i].begin() + at + vocab}));
+      }
+    }
+    std::nth_element(errors.begin(), errors.begin() + static_cast<ptrdiff_t>(errors.size() / 2),
+                     errors.end());
+    const double median = errors[errors.size() / 2];
+    EXPECT_LE(median, 3e-2) << to_string(dtype);
+    EXPECT_GE(median, 1e-5) << to_string(dtype) << " rounds nothing";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Odd, OddConfigs, testing::ValuesIn(kOdd),
+                         [](const auto& odd) { return std::string(odd.param.name); });
+
+// ---- weights without a file, layers beyond the model --------------------------------------------
+
+TEST(OddModels, DummyWeightsMatchTheOracleOnEveryRankCount) {
+  // Dummy weights are small: a width of 260 keeps logits and gate scores apart.
+  const OddConfig odd{"", {}, R"({"hidden_size": 260, "num_attention_heads": 6, "torch_dtype": "bfloat16"})"};
+  const std::string config = config_of(odd);
+  const ModelDir dir(config);
+  const auto weights = dummy_weights({DType::kBf16, 7});
+  Oracle oracle(config, *weights);
+  const Prompts prompts = prompts_for(oracle.config().vocab);
+  const Logits expected = ask(oracle, prompts);
+  ASSERT_GE(oracle.gate_margin(), kGateMargin) << "choose another seed";
+  for (const int ranks : {1, 2, 3, 6}) {
+    RankOptions options =
+        options_for(dir, ranks, ranks == 2 ? ExpertPath::kAllToAll : ExpertPath::kAllReduce);
+    options.load_format = LoadFormat::kDummy;
+    options.dummy_seed = 7;
+    expect_agreement(options, prompts, expected);
+  }
+}
+
+TEST(OddModels, MultiTokenPredictionLayersAreSkipped) {
+  Json config = Json::parse(config_of(kOdd[0]));
+  const ModelDir plain(config.dump());
+  const RandomWeights weights(DType::kF32, 1);
+  Oracle oracle(config.dump(), weights);
+  weights.write(plain.path() + "/model.safetensors");
+  config["num_nextn_predict_layers"] = 1;
+  const ModelDir with_mtp(config.dump());
+  const int64_t hidden = oracle.config().hidden, vocab = oracle.config().vocab;
+  for (const char* name :
+       {"input_layernorm.weight", "enorm.weight", "hnorm.weight", "shared_head.norm.weight"})
+    weights.vector_f32(std::string("model.layers.3.") + name, hidden);
+  weights.matrix("model.layers.3.eh_proj.weight", hidden, 2 * hidden);
+  weights.matrix("model.layers.3.embed_tokens.weight", vocab, hidden);
+  weights.matrix("model.layers.3.shared_head.head.weight", vocab, hidden);
+  weights.matrix("model.layers.3.self_attn.o_proj.weight", hidden, 3 * 24);
+  weights.matrix("model.layers.3.mlp.experts.0.gate_proj.weight", 22, hidden);
+  weights.write(with_mtp.path() + "/model.safetensors");
+  const Prompts prompts = prompts_for(vocab);
+  Logits results[2];
+  for (const ModelDir* dir : {&plain, &with_mtp}) {
+    const auto group = start_group(options_for(*dir, 1, ExpertPath::kAllReduce));
+    if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
+    EXPECT_EQ(group->info().config.num_hidden_layers, 3);
+    results[dir == &with_mtp] = run_prompts(*group, prompts, {});
+  }
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_LE(relative_error(results[1][0], oracle.logits(prompts[0])), kTolerance);
+}
+
+}  // namespace
+}  // namespace duet
