@@ -32,7 +32,7 @@ constexpr int64_t kBlockSteps = 512;
 constexpr int64_t kRowWords = kBlockSteps + 16;
 constexpr int kMaxTileRows = 12;
 /// Steps of one chain, by the weights' type. A rounding error is as large as the partial sum that a chain
-/// carries along, so short chains lose a fraction of what one long chain loses. 16 cost about 4 % of the
+/// carries along, so short chains lose a fraction of what one long chain loses. 16 cost about 5 % of the
 /// speed; rounded weights and activations hide the difference, and their chains are longer.
 /// Even, because bf16 weights lie in pairs; divisors of kBlockSteps, the range of one call.
 constexpr int64_t kSumSteps = 16;        // float32
