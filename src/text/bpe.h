@@ -48,6 +48,10 @@ class Bpe {
     uint64_t pair = ~0ull;  // left id << 32 | right id
     int32_t rank = -1;
   };
+  struct Token {
+    size_t begin;  // place in the part
+    int32_t id;
+  };
   void parse_vocab(const nlohmann::json& json);
   void parse_merges(const nlohmann::json& json);
   void build_table(const std::vector<Merge>& merges);
@@ -55,6 +59,8 @@ class Bpe {
   void merge(Scratch& scratch, std::vector<int32_t>& ids) const;
   void merge_short(Scratch& scratch, std::vector<int32_t>& ids) const;
   void merge_long(Scratch& scratch, std::vector<int32_t>& ids) const;
+  bool merge_windows(size_t window, Scratch& scratch, std::vector<int32_t>& ids) const;
+  void merge_window(size_t begin, size_t end, Scratch& scratch, std::vector<Token>& tokens) const;
 
   VocabMap vocab_;
   int32_t max_id_ = -1;
