@@ -88,7 +88,8 @@ TEST_P(Exactness, ChunksAndNeighboursChangeNothing) {
 }
 
 // Prefills three sequences, then one step with a decode row of each and a fresh prompt, cut at `borders`.
-Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& borders, bool overlap) {
+Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& borders, bool overlap,
+                  const std::vector<int32_t>& logits_rows = {0, 1, 2, 3, 10, 21}) {
   const int bs = group.info().block_size;
   const std::vector<std::vector<int32_t>> old{random_tokens(7, vocab, 11), random_tokens(12, vocab, 12),
                                               random_tokens(5, vocab, 13)};
@@ -118,7 +119,7 @@ Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& b
         static_cast<int64_t>(i));
   }
   add(mixed, fresh, 0, AttentionForm::kExpanded, 3);
-  for (int32_t r : {0, 1, 2, 3, 10, static_cast<int32_t>(mixed.rows()) - 1}) mixed.logits_rows.push_back(r);
+  mixed.logits_rows = logits_rows;
   mixed.borders = {0};
   mixed.borders.insert(mixed.borders.end(), borders.begin(), borders.end());
   mixed.borders.push_back(mixed.rows());
@@ -133,6 +134,26 @@ TEST_P(Exactness, MixedPrefillAndDecodeSteps) {
     ASSERT_TRUE(same_bits(off, mixed_step(*group_, vocab_, {border}, true))) << "border at row " << border;
     if (border < 21) {
       ASSERT_TRUE(same_bits(off, mixed_step(*group_, vocab_, {border, border + 1}, true))) << border;
+    }
+  }
+}
+
+TEST_P(Exactness, RowsWithoutLogitsMayStopEarly) {
+  // The last layer drops rows whose logits nobody wants: that must not show in the others.
+  std::vector<int32_t> every;
+  for (int32_t r = 0; r < 22; ++r) every.push_back(r);
+  const std::vector<float> all = mixed_step(*group_, vocab_, {}, false, every)[0];
+  for (const std::vector<int32_t>& wanted :
+       std::vector<std::vector<int32_t>>{{21}, {0}, {2, 3}, {5, 6, 7, 12, 20}, {}}) {
+    for (const std::vector<int64_t>& borders : std::vector<std::vector<int64_t>>{{}, {6}, {1, 13}}) {
+      const std::vector<float> some = mixed_step(*group_, vocab_, borders, !borders.empty(), wanted)[0];
+      ASSERT_EQ(some.size(), wanted.size() * static_cast<size_t>(vocab_));
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        ASSERT_EQ(std::memcmp(some.data() + i * static_cast<size_t>(vocab_), all.data() + wanted[i] * vocab_,
+                              static_cast<size_t>(vocab_) * sizeof(float)),
+                  0)
+            << "row " << wanted[i] << ", " << borders.size() << " borders";
+      }
     }
   }
 }

@@ -53,6 +53,8 @@ DeepseekModel::DeepseekModel(const ModelSetup& setup)
   for (Part& p : parts_) {
     p.send_counts.resize(static_cast<size_t>(shapes_.ranks));
     p.receive_counts.resize(static_cast<size_t>(shapes_.ranks));
+    p.send_bytes.resize(static_cast<size_t>(shapes_.ranks));
+    p.receive_bytes.resize(static_cast<size_t>(shapes_.ranks));
     if (shapes_.all_to_all) p.sent_rows.reserve(static_cast<size_t>(setup.limits.max_rows + shapes_.ranks));
   }
 }
@@ -63,15 +65,39 @@ void DeepseekModel::begin_step(const StepBatch& batch) {
   for (size_t m = 0; m < cut.size(); ++m) {
     Part& p = parts_[m];
     p.batch = std::move(cut[m]);
-    p.rows = buffers_.rows_of(p.batch, static_cast<int>(m));
     p.token_ids = batch.token_ids.data() + p.batch.first_row;
-    p.head_owned.clear();
-    for (int64_t border : p.batch.owned) {
-      const auto& rows = p.batch.logits_rows;
-      p.head_owned.push_back(std::lower_bound(rows.begin(), rows.end(), border) - rows.begin());
-    }
+    p.all.count = p.batch.rows;
+    p.all.v = buffers_.rows_of(p.batch, static_cast<int>(m));
+    p.all.owned = p.batch.owned;
+    p.all.spans = p.batch.spans;
+    set_wanted(p);
   }
   logits_rows_ = static_cast<int64_t>(batch.logits_rows.size());
+}
+
+// The rows whose logits are wanted, as a set of their own at the front of the micro-batch's buffers.
+// They keep their owners, so shares may be uneven or empty.
+void DeepseekModel::set_wanted(Part& p) {
+  const std::vector<int64_t>& rows = p.batch.logits_rows;
+  RowSet& w = p.wanted;
+  w.count = static_cast<int64_t>(rows.size());
+  w.v = p.all.v;
+  for (Rows* view : {&w.v.x, &w.v.h, &w.v.q, &w.v.heads, &w.v.part}) *view = view->row_slice(0, w.count);
+  w.owned.clear();
+  for (int64_t border : p.all.owned)
+    w.owned.push_back(std::lower_bound(rows.begin(), rows.end(), border) - rows.begin());
+  w.spans.clear();
+  size_t i = 0;
+  for (const AttentionSpan& span : p.all.spans) {
+    for (; i < rows.size() && rows[i] < span.first_row + span.rows; ++i) {
+      if (i > 0 && !w.spans.empty() && rows[i] == rows[i - 1] + 1 && rows[i] > span.first_row) {
+        ++w.spans.back().rows;
+      } else {
+        w.spans.push_back({static_cast<int64_t>(i), 1, span.start_position + rows[i] - span.first_row,
+                           span.form, span.block_table});
+      }
+    }
+  }
 }
 
 std::span<const float> DeepseekModel::logits() const {

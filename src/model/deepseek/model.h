@@ -20,46 +20,52 @@ class DeepseekModel final : public Model {
   std::span<const float> logits() const override;
 
  private:
+  // Rows that go through a stage together: all of a micro-batch's, or, in the last layer after the KV
+  // write, only those whose logits are wanted, moved to the front.
+  struct RowSet {
+    int64_t count = 0;
+    DeepseekRows v;
+    std::vector<int64_t> owned;  // row_offsets of the ranks' shares (all-to-all path)
+    std::vector<AttentionSpan> spans;
+  };
   // What bodies look up when they run: the rows of one micro-batch and what routing found out.
   struct Part {
     MicroBatch batch;
-    DeepseekRows rows;
+    RowSet all, wanted;
     const int32_t* token_ids = nullptr;
     ExpertGroups groups;
     std::vector<int32_t> send_counts, receive_counts;  // rows per rank
+    std::vector<int64_t> send_bytes, receive_bytes;    // of their choices
     std::vector<int32_t> sent_rows;                    // owned row of each sent row
-    std::vector<int64_t> head_owned;                   // row_offsets of the logits rows by owner
-
-    Rows own(const Rows& view, int rank) const {
-      const int64_t first = batch.owned[static_cast<size_t>(rank)];
-      return view.row_slice(first, batch.owned[static_cast<size_t>(rank) + 1] - first);
-    }
-    Rows own_head(const Rows& view, int rank) const {
-      const int64_t first = head_owned[static_cast<size_t>(rank)];
-      return view.row_slice(first, head_owned[static_cast<size_t>(rank) + 1] - first);
-    }
   };
+
+  void set_wanted(Part& p);
 
   // stages.cc, in the order of the forward pass.
   void record_embedding(Stages& s);
-  void record_attention(Stages& s, const DeepseekLayer& layer, const LatentCache& cache);
-  void record_dense(Stages& s, const DeepseekLayer& layer);
-  void record_moe_all_reduce(Stages& s, const DeepseekLayer& layer);
-  void record_moe_all_to_all(Stages& s, const DeepseekLayer& layer);
+  void record_attention(Stages& s, const DeepseekLayer& layer, const LatentCache& cache, bool last);
+  void record_dense(Stages& s, const DeepseekLayer& layer, RowSet& rows);
+  void record_moe_all_reduce(Stages& s, const DeepseekLayer& layer, RowSet& rows);
+  void record_moe_all_to_all(Stages& s, const DeepseekLayer& layer, RowSet& rows);
   void record_head(Stages& s);
 
   void embed(const Part& p, Rows x, int64_t first);
   void attention_inputs(const Part& p, const AttentionWeights& w, const LatentCache& cache);
-  void choose_experts(Part& p, const MoeWeights& w, ConstRows h);
-  void pack_dispatch(Part& p, ConstRows own);
-  void dispatch(Part& p);
-  void combine(Part& p);
-  void merge(Part& p, bool has_shared);
-  void local_experts(Part& p, const MoeWeights& w, ConstRows x, int64_t rows, Rows out);
-  void head_inputs(const Part& p);
+  void keep_wanted(Part& p);
+  void choose_experts(const RowSet& r, const MoeWeights& w, ConstRows h);
+  void pack_dispatch(Part& p, const RowSet& r, ConstRows own_rows);
+  void dispatch(Part& p, const RowSet& r);
+  void combine(Part& p, const RowSet& r);
+  void merge(Part& p, const RowSet& r, bool has_shared);
+  void local_experts(Part& p, const RowSet& r, const MoeWeights& w, ConstRows x, int64_t rows, Rows out);
 
-  Rows own(const Part& p, const Rows& view) const { return p.own(view, shapes_.rank); }
+  /// This rank's share of the rows in `view`.
+  Rows own(const RowSet& r, const Rows& view) const {
+    const size_t rank = static_cast<size_t>(shapes_.rank);
+    return view.row_slice(r.owned[rank], r.owned[rank + 1] - r.owned[rank]);
+  }
   KernelContext& cx() { return cx_; }
+  float eps() const { return static_cast<float>(setup_.config.rms_norm_eps); }
 
   ModelSetup setup_;
   DeepseekShapes shapes_;
