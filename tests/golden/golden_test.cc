@@ -26,6 +26,19 @@ RankOptions options_for(const std::string& name, int ranks, ExpertPath path, DTy
 
 using Case = std::tuple<const char*, int, ExpertPath>;
 
+/// relative_error of each token's row of logits.
+std::vector<double> token_errors(const std::vector<float>& x, const std::vector<float>& y, int64_t vocab) {
+  std::vector<double> errors;
+  for (size_t at = 0; at < y.size(); at += static_cast<size_t>(vocab)) {
+    const auto row = [&](const std::vector<float>& v) {
+      const auto from = v.begin() + static_cast<int64_t>(at);
+      return std::vector<float>(from, from + vocab);
+    };
+    errors.push_back(relative_error(row(x), row(y)));
+  }
+  return errors;
+}
+
 class GoldenLogits : public testing::TestWithParam<Case> {};
 
 // 2e-5: float32 rounding over three layers, against a float64 reference.
@@ -87,11 +100,17 @@ TEST_P(GoldenLogits, Bf16OnTheWireStaysClose) {
   const auto group = start_group(options_for(name, ranks, path, DType::kBf16));
   if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
   const auto logits = run_prompts(*group, golden.prompts, {});
+  // By token: where rounding turns a near tie of the gate, one token takes another expert and is off by a
+  // tenth or more, and with it, to a degree, those that attend to it. It says nothing about the others.
   std::vector<double> errors;
-  for (size_t i = 0; i < golden.prompts.size(); ++i)
-    errors.push_back(relative_error(logits[i], golden.logits[i]));
+  for (size_t i = 0; i < golden.prompts.size(); ++i) {
+    const auto each = token_errors(logits[i], golden.logits[i], golden.vocab);
+    errors.insert(errors.end(), each.begin(), each.end());
+  }
   std::sort(errors.begin(), errors.end());
-  EXPECT_LE(errors[errors.size() / 2], 1e-2);  // a flipped expert may exceed it in single prompts
+  // bf16 rounds by up to 2^-9 = 2e-3 at each of some ten points between the embedding and the logits.
+  EXPECT_LE(errors[errors.size() / 2], 1e-2);
+  EXPECT_LE(errors[errors.size() * 3 / 4], 3e-2);
 }
 
 std::string case_name(const testing::TestParamInfo<Case>& info) {
