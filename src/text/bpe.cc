@@ -173,9 +173,11 @@ int32_t Bpe::find_rank(int32_t left, int32_t right) const {
   if (left_byte >= 0 && right_byte >= 0) return byte_ranks_[left_byte * 256 + right_byte];
   const uint64_t pair =
       static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  const uint64_t hash = hash_pair(pair);
+  // Most pairs of neighbours do not merge: a bit that stays in L2 says so.
+  if (!(filter_[hash >> 6 & (filter_.size() - 1)] >> (hash & 63) & 1)) return -1;
   const size_t mask = table_.size() - 1;
-  for (size_t at = (pair * 0x9E3779B97F4A7C15ull) >> 32 & mask; table_[at].pair != ~0ull;
-       at = (at + 1) & mask) {
+  for (size_t at = hash & mask; table_[at].pair != ~0ull; at = (at + 1) & mask) {
     if (table_[at].pair == pair) return table_[at].rank;
   }
   return -1;

@@ -52,6 +52,7 @@ class Bpe {
     size_t begin;  // place in the part
     int32_t id;
   };
+  static uint64_t hash_pair(uint64_t pair) { return (pair * 0x9E3779B97F4A7C15ull) >> 32; }
   void parse_vocab(const nlohmann::json& json);
   void parse_merges(const nlohmann::json& json);
   void build_table(const std::vector<Merge>& merges);
@@ -66,10 +67,11 @@ class Bpe {
   int32_t max_id_ = -1;
   bool ignore_merges_ = false;
   std::array<int32_t, 256> byte_id_{};
-  std::vector<int16_t> byte_of_id_;          // id → its byte, −1 for longer tokens
-  std::vector<int32_t> merged_;              // rank → the id it makes
-  std::vector<int32_t> byte_ranks_;          // [left byte][right byte] → rank: most lookups end here
-  std::vector<Merge> table_;                 // the other pairs: open addressing, a power of two
+  std::vector<int16_t> byte_of_id_;  // id → its byte, −1 for longer tokens
+  std::vector<int32_t> merged_;      // rank → the id it makes
+  std::vector<int32_t> byte_ranks_;  // [left byte][right byte] → rank: most lookups end here
+  std::vector<Merge> table_;         // the other pairs: open addressing, a power of two
+  std::vector<uint64_t> filter_;     // a bit per hash of a pair of table_, eight times as many as slots
   std::array<std::bitset<256>, 256> joins_;  // [left byte][right byte]: some merge joins two such ends
 };
 

@@ -156,6 +156,7 @@ void Bpe::build_table(const std::vector<Merge>& merges) {
   size_t slots = 16;
   while (slots < merges.size() * 2) slots *= 2;
   table_.assign(slots, {});
+  filter_.assign(slots / 8, 0);
   byte_ranks_.assign(256 * 256, -1);
   for (const Merge& merge : merges) {
     const int left = byte_of_id_[merge.pair >> 32], right = byte_of_id_[merge.pair & 0xFFFFFFFF];
@@ -163,7 +164,9 @@ void Bpe::build_table(const std::vector<Merge>& merges) {
       byte_ranks_[left * 256 + right] = merge.rank;
       continue;
     }
-    size_t at = (merge.pair * 0x9E3779B97F4A7C15ull) >> 32 & (slots - 1);
+    const uint64_t hash = hash_pair(merge.pair);
+    filter_[hash >> 6 & (filter_.size() - 1)] |= 1ull << (hash & 63);
+    size_t at = hash & (slots - 1);
     while (table_[at].pair != ~0ull && table_[at].pair != merge.pair) at = (at + 1) & (slots - 1);
     table_[at] = merge;  // a pair given twice: the later rank holds, as in Hugging Face
   }
