@@ -288,7 +288,14 @@ bool Bpe::merge_windows(size_t window, Scratch& scratch, std::vector<int32_t>& i
       });
       if (at == tokens.end()) continue;
       const size_t next_end = std::min(at->begin + window, total);
-      merge_window(at->begin, next_end, scratch, next);
+      const int32_t* part = scratch.part.data();
+      if (std::equal(part + begin, part + end, part + at->begin, part + next_end)) {
+        // A run or a period: what was just found holds again.
+        next = tokens;
+        for (Token& token : next) token.begin += at->begin - begin;
+      } else {
+        merge_window(at->begin, next_end, scratch, next);
+      }
       agree = next.front().id == at->id;
       if (!agree) continue;
       for (auto token = tokens.begin(); token != at; ++token) ids.push_back(token->id);
