@@ -49,7 +49,6 @@ struct OddConfig {
   const char* name;
   std::vector<int> ranks;
   const char* patch;  // JSON merge patch of kBase
-  uint64_t seed = 1;  // such that no choice of an expert hangs on rounding (see kGateMargin)
 };
 
 void PrintTo(const OddConfig& config, std::ostream* out) {
@@ -63,11 +62,11 @@ constexpr const char* kBase = R"({
   "num_attention_heads": 3, "q_lora_rank": null, "kv_lora_rank": 36, "qk_nope_head_dim": 40,
   "qk_rope_head_dim": 10, "v_head_dim": 24, "intermediate_size": 53, "moe_intermediate_size": 22,
   "n_routed_experts": 12, "n_shared_experts": 1, "num_experts_per_tok": 3, "n_group": 3, "topk_group": 2,
-  "first_k_dense_replace": 1, "rope_theta": 1000})";
+  "first_k_dense_replace": 1, "rope_theta": 1000, "rope_scaling": null})";
 
 const OddConfig kOdd[] = {
     {"v3_q_lora_yarn_mscale_differs", {1, 3}, R"({"q_lora_rank": 20, "rope_scaling": {"type": "yarn",
-      "factor": 8, "original_max_position_embeddings": 32, "beta_fast": 4, "beta_slow": 1,
+      "factor": 8, "original_max_position_embeddings": 32, "beta_fast": 1.2, "beta_slow": 0.25,
       "mscale": 0.8, "mscale_all_dim": 0.5}})"},
     {"v3_no_shared_sparse_layers", {1, 3}, R"({"n_shared_experts": 0, "first_k_dense_replace": 0,
       "moe_layer_freq": 2, "vocab_size": 131, "tie_word_embeddings": true, "rms_norm_eps": 1e-4})"},
@@ -75,7 +74,7 @@ const OddConfig kOdd[] = {
       "num_attention_heads": 12, "n_group": 1, "topk_group": 1, "qk_nope_head_dim": 9, "v_head_dim": 7})"},
     {"v3_all_of_the_chosen_groups", {1, 3}, R"({"num_experts_per_tok": 8, "n_shared_experts": 3,
       "routed_scaling_factor": 1.5, "norm_topk_prob": false, "rope_scaling": {"rope_type": "yarn",
-      "factor": 4, "original_max_position_embeddings": 20, "mscale_all_dim": 1.0, "truncate": false}})"},
+      "factor": 4, "original_max_position_embeddings": 20, "mscale_all_dim": 1.0, "beta_slow": 0.3, "truncate": false}})"},
     {"v2_groups_yarn_attention_factor", {1, 2, 3, 6}, R"({"architectures": ["DeepseekV2ForCausalLM"],
       "vocab_size": 131, "num_attention_heads": 6, "topk_method": "group_limited_greedy",
       "routed_scaling_factor": 4.0, "n_shared_experts": null, "first_k_dense_replace": 0,
@@ -85,7 +84,7 @@ const OddConfig kOdd[] = {
     {"v2_greedy_normalised_f16", {1, 2, 4}, R"({"architectures": ["DeepseekV2ForCausalLM"],
       "dtype": "float16", "torch_dtype": null, "num_attention_heads": 4, "topk_method": "greedy",
       "norm_topk_prob": true, "routed_scaling_factor": 2.0, "num_hidden_layers": 4, "moe_layer_freq": 3,
-      "n_shared_experts": 2, "q_lora_rank": 20})"},
+      "n_shared_experts": 2, "q_lora_rank": 20, "rope_scaling": {"type": "yarn", "factor": 4, "mscale": 0.7}})"},
     {"v2_top_1_of_one_group", {1, 3}, R"({"architectures": ["DeepseekV2ForCausalLM"],
       "topk_method": "group_limited_greedy", "topk_group": 1, "num_experts_per_tok": 1,
       "routed_scaling_factor": 3.0, "rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}})"},
@@ -181,10 +180,12 @@ std::vector<Run> runs() {
   return list;
 }
 
-// Float32 rounding over a few layers, as against the goldens.
-constexpr double kTolerance = 2e-5;
-// Scores are at most 1 and carry errors of about 1e-6: a choice with this margin can't flip.
-constexpr double kGateMargin = 1e-5;
+// Float32 rounding over a few layers leaves at most 1e-6 here (8e-7 in most configurations).
+constexpr double kTolerance = 5e-6;
+// Scores are at most 1 and carry errors of about 1e-6: a choice with this margin can't flip. The seed is
+// one that gives every configuration more.
+constexpr double kGateMargin = 1e-4;
+constexpr uint64_t kSeed = 10;
 
 Logits ask(Oracle& oracle, const Prompts& prompts) {
   Logits logits;
@@ -219,12 +220,12 @@ class OddConfigs : public testing::TestWithParam<OddConfig> {};
 TEST_P(OddConfigs, RandomCheckpointMatchesTheOracle) {
   const std::string config = config_of(GetParam());
   const ModelDir dir(config);
-  const RandomWeights weights(dtype_of(config), GetParam().seed);
+  const RandomWeights weights(dtype_of(config), kSeed);
   Oracle oracle(config, weights);
   weights.write(dir.path() + "/model.safetensors");
   const Prompts prompts = prompts_for(oracle.config().vocab);
   const Logits expected = ask(oracle, prompts);
-  ASSERT_GE(oracle.gate_margin(), kGateMargin) << "choose another seed";
+  ASSERT_GE(oracle.gate_margin(), kGateMargin) << "choose another kSeed";
   for (const int ranks : GetParam().ranks) {
     RankOptions options = options_for(dir, ranks, ExpertPath::kAllReduce);
     expect_agreement(options, prompts, expected);
@@ -243,7 +244,7 @@ TEST_P(OddConfigs, RandomCheckpointMatchesTheOracle) {
 TEST_P(OddConfigs, LowerPrecisionStaysNear) {
   const std::string config = config_of(GetParam());
   const ModelDir dir(config);
-  const RandomWeights weights(dtype_of(config), GetParam().seed);
+  const RandomWeights weights(dtype_of(config), kSeed);
   Oracle oracle(config, weights);
   weights.write(dir.path() + "/model.safetensors");
   const int64_t vocab = oracle.config().vocab;
@@ -281,16 +282,16 @@ TEST(OddModels, DummyWeightsMatchTheOracleOnEveryRankCount) {
   const OddConfig odd{"", {}, R"({"hidden_size": 260, "num_attention_heads": 6, "torch_dtype": "bfloat16"})"};
   const std::string config = config_of(odd);
   const ModelDir dir(config);
-  const auto weights = dummy_weights({DType::kBf16, 7});
+  const auto weights = dummy_weights({DType::kBf16, kSeed});
   Oracle oracle(config, *weights);
   const Prompts prompts = prompts_for(oracle.config().vocab);
   const Logits expected = ask(oracle, prompts);
-  ASSERT_GE(oracle.gate_margin(), kGateMargin) << "choose another seed";
+  ASSERT_GE(oracle.gate_margin(), kGateMargin) << "choose another kSeed";
   for (const int ranks : {1, 2, 3, 6}) {
     RankOptions options =
         options_for(dir, ranks, ranks == 2 ? ExpertPath::kAllToAll : ExpertPath::kAllReduce);
     options.load_format = LoadFormat::kDummy;
-    options.dummy_seed = 7;
+    options.dummy_seed = kSeed;
     expect_agreement(options, prompts, expected);
   }
 }
@@ -298,7 +299,7 @@ TEST(OddModels, DummyWeightsMatchTheOracleOnEveryRankCount) {
 TEST(OddModels, MultiTokenPredictionLayersAreSkipped) {
   Json config = Json::parse(config_of(kOdd[0]));
   const ModelDir plain(config.dump());
-  const RandomWeights weights(DType::kF32, 1);
+  const RandomWeights weights(DType::kF32, kSeed);
   Oracle oracle(config.dump(), weights);
   weights.write(plain.path() + "/model.safetensors");
   config["num_nextn_predict_layers"] = 1;
