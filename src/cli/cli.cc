@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <new>
 #include <ostream>
+#include <sstream>
+#include <thread>
 
 #include "cli/flags.h"
 #include "cli/help.h"
@@ -22,6 +25,9 @@ class NullBuffer : public std::streambuf {
   int overflow(int c) override { return c == EOF ? 0 : c; }
   std::streamsize xsputn(const char*, std::streamsize count) override { return count; }
 };
+
+/// How long an MPI rank other than 0 keeps an error to itself.
+constexpr std::chrono::seconds kWorkerPatience{3};
 
 int run_internal(const Flags& flags, const CliContext& context) {
   if (flags.positional() == "flags-markdown") {
@@ -145,8 +151,19 @@ int run_cli(const std::vector<std::string>& args, const CliContext& context) {
   if (!is_mpi_worker()) return run(args, context);
   NullBuffer nothing;
   std::ostream silent(&nothing);
-  const CliContext quiet{context.env, silent, silent, false, context.program};
-  return run(args, quiet);
+  std::ostringstream errors;
+  const int code = run(args, {context.env, silent, errors, false, context.program});
+  if (code != kExitOk) {
+    // Where rank 0 fails in the same way its line is enough, and the launcher ends this process
+    // before the wait is over. Where it does not (another flag, a file that this host lacks), nobody
+    // else knows the reason.
+    std::this_thread::sleep_for(kWorkerPatience);
+    std::string text = errors.str();
+    if (const size_t end = text.find_last_not_of('\n'); end != std::string::npos) text.resize(end + 1);
+    context.err << fmt::format("{} (MPI rank {})\n", text.substr(text.rfind('\n') + 1), mpi_rank_from_env())
+                << std::flush;
+  }
+  return code;
 }
 
 Environment process_environment(const char* const* envp) {

@@ -197,7 +197,7 @@ double parse_number(const std::string& text, const std::string& shown, const cha
 
 void check_range(const FlagSpec& flag, double value, const std::string& shown, const std::string& text) {
   if (value >= flag.low && value <= flag.high) return;
-  throw UsageError(flag.high >= 2147483647.0
+  throw UsageError(flag.high >= 2147483647.0 && value < flag.low
                        ? fmt::format("{} is {}; expected {} or more", shown, text, flag.low)
                        : fmt::format("{} is {}; expected {} to {}", shown, text, flag.low, flag.high));
 }

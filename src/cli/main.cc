@@ -13,5 +13,7 @@ int main(int argc, char** argv) {
                                  argc > 0 ? argv[0] : "duet"};
   const int code = duet::run_cli(args, context);
   std::cout.flush();
-  return code == 0 && !std::cout ? duet::kExitError : code;
+  if (code != 0 || std::cout) return code;
+  std::cerr << "duet: cannot write to standard output: is the disk full, or was it closed?\n";
+  return duet::kExitError;
 }

@@ -9,17 +9,13 @@
 #include "comm/mpi_transport.h"
 
 namespace duet {
-namespace {
 
-// Rank of this process as its launcher says, before MPI is there to ask.
 int mpi_rank_from_env() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"}) {
     if (const char* value = std::getenv(name)) return std::atoi(value);
   }
   return 0;
 }
-
-}  // namespace
 
 bool overlap_wanted(const Flags& flags) {
   using Source = Flags::Source;

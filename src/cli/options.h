@@ -22,6 +22,8 @@ struct RankPlace {
 };
 /// Throws UsageError: another number of ranks than MPI processes, the mpi backend without mpirun.
 RankPlace place_ranks(const Flags& flags);
+/// Rank of this process as its launcher says, before MPI is there to ask; 0 without a launcher.
+int mpi_rank_from_env();
 /// True on an MPI rank other than 0, judged by the environment alone.
 bool is_mpi_worker();
 

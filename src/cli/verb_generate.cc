@@ -81,6 +81,8 @@ struct Outputs {
 Outputs open_outputs(const Flags& flags, const CliContext& context) {
   Outputs files;
   if (flags.given("output")) files.lines = std::make_unique<OutputFile>(flags.text("output"), context.out);
+  // Written after the run, which may have taken hours: better to know now that it cannot be.
+  if (flags.given("trace")) OutputFile(flags.text("trace"), context.out);
   if (flags.given("json")) files.report = std::make_unique<OutputFile>(flags.text("json"), context.out);
   return files;
 }

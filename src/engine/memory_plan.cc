@@ -83,6 +83,12 @@ MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config)
     plan.kv_blocks = std::min(wanted, std::max<int64_t>(room / 2 / bytes.kv_per_block, 0));
   }
   plan.kv_cache = plan.kv_blocks * bytes.kv_per_block;
+  if (options.kv_cache_bytes > 0 && plan.kv_blocks < 1) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("--kv-cache-memory {}: one block of {} tokens takes {} bytes on a rank; give at "
+                            "least that, or a smaller --block-size",
+                            options.kv_cache_bytes, options.block_size, bytes.kv_per_block));
+  }
   if (plan.total() > available || plan.kv_blocks < 1) {
     const int64_t per_row =
         std::max<int64_t>(plan.activations / std::max<int64_t>(options.max_batched_tokens, 1), 1);

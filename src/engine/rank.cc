@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/rank_hello.h"
 #include "overlap/schedule.h"
 #include "overlap/validator.h"
 
@@ -23,13 +24,6 @@ constexpr char kBuildId[] = __VERSION__ " " __DATE__ " " __TIME__;
 // A trace beyond this many slices opens in no viewer.
 constexpr size_t kMaxTracedStages = size_t{1} << 20;
 
-struct Hello {
-  char build[64];
-  uint32_t level;
-  uint32_t failed;
-  char text[1024];
-};
-
 }  // namespace
 
 Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const WeightSource& weights,
@@ -40,14 +34,25 @@ Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const Weigh
     : options_(options), lane_(lane_cores), pool_(threads, worker_cores) {
   lane_.call([&] { comm_ = std::make_unique<Communicator>(make_transport(), options.wire); });
   try {
-    level_ = active_cpu_level();
-    agree(0, "");
-    limits_ = {options.max_batched_tokens,
-               options.max_logits_rows,
-               config.vocab_size,
-               max_positions,
-               plan.kv_blocks,
-               options.block_size,
+    Hello own = make_hello(options, config, kBuildId);
+    std::string failure;
+    // Found here and told to all: a rank that just left would be waited for.
+    const auto noting_failure = [&](const auto& work) {
+      try {
+        work();
+      } catch (const std::exception& e) {
+        failure = e.what();
+        own.failed = 1;
+        std::strncpy(own.text, failure.c_str(), sizeof(own.text) - 1);
+      }
+    };
+    noting_failure([&] { level_ = active_cpu_level(); });
+    own.kv_blocks = plan.kv_blocks;
+    own.max_positions = max_positions;
+    own.level = static_cast<uint32_t>(level_);
+    const Hello all = agree(own, failure);
+    limits_ = {options.max_batched_tokens, options.max_logits_rows, config.vocab_size,
+               all.max_positions,          all.kv_blocks,           options.block_size,
                options.max_micro_batches};
     ModelSetup setup;
     setup.config = config;
@@ -60,19 +65,15 @@ Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const Weigh
     setup.expert_parallel = options.expert_parallel;
     setup.limits = limits_;
     setup.progress = progress;
-    std::string failure;
-    try {
+    noting_failure([&] {
       const ModelBytes bytes =
           deepseek_bytes(config, setup.dtype, options.expert_path, options.expert_parallel, comm_->rank(),
                          comm_->size(), threads, limits_);
       comm_->reserve(bytes.max_collective_elements, bytes.max_all_to_all_elements);
       model_ = make_deepseek(setup);
-    } catch (const std::exception& e) {
-      failure = e.what();
-    }
-    agree(failure.empty() ? 0 : 1, failure);
-    prepare(1, false);
-    for (int m = 2; m <= options.max_micro_batches; ++m) prepare(m, true);
+    });
+    agree(own, failure);
+    prepare_all();
     lane_.call([&] {
       comm_->barrier();
       origin_ns_ = now_ns();
@@ -89,36 +90,38 @@ Rank::~Rank() {
   lane_.call([&] { comm_.reset(); });
 }
 
-// Exchanges a word with every rank: same build, lowest CPU level, did anybody fail. All throw
-// together, so none waits for a rank that has given up.
-void Rank::agree(uint32_t failed, const std::string& failure) {
-  Hello own{};
-  std::strncpy(own.build, kBuildId, sizeof(own.build) - 1);
-  own.level = static_cast<uint32_t>(level_);
-  own.failed = failed;
-  std::strncpy(own.text, failure.c_str(), sizeof(own.text) - 1);
+// Exchanges a word with every rank: same build and settings, lowest CPU level, least room, did
+// anybody fail. All throw together, so none waits for a rank that has given up.
+Hello Rank::agree(const Hello& own, const std::string& failure) {
   std::vector<Hello> all(static_cast<size_t>(comm_->size()));
   lane_.call([&] {
     comm_->all_gather_bytes(std::as_bytes(std::span<const Hello>(&own, 1)),
                             std::as_writable_bytes(std::span<Hello>(all)));
   });
+  Hello least = own;
   for (size_t r = 0; r < all.size(); ++r) {
-    if (all[r].failed) {
+    Hello& other = all[r];
+    if (other.failed) {
       // A rank's own error keeps its full text; the others quote it.
       if (static_cast<int>(r) == comm_->rank() || all.size() == 1)
         throw Error(ErrorKind::kInvalidArgument, failure);
-      all[r].text[sizeof(all[r].text) - 1] = 0;
-      throw Error(ErrorKind::kPeer, fmt::format("rank {}: {}", r, all[r].text));
+      other.text[sizeof(other.text) - 1] = 0;
+      throw Error(ErrorKind::kPeer, fmt::format("rank {}: {}", r, other.text));
     }
-    if (std::strncmp(all[r].build, own.build, sizeof(own.build)) != 0) {
+    if (std::strncmp(other.build, own.build, sizeof(own.build)) != 0) {
       throw Error(
           ErrorKind::kPeer,
           fmt::format(
               "rank {} runs another build of duet ({}) than rank {} ({}); install the same one on all hosts",
-              r, all[r].build, comm_->rank(), own.build));
+              r, other.build, comm_->rank(), own.build));
     }
-    level_ = std::min(level_, static_cast<CpuLevel>(all[r].level));
+    const std::string difference = settings_difference(own, comm_->rank(), other, static_cast<int>(r));
+    if (!difference.empty()) throw Error(ErrorKind::kPeer, difference);
+    level_ = std::min(level_, static_cast<CpuLevel>(other.level));
+    least.kv_blocks = std::min(least.kv_blocks, other.kv_blocks);
+    least.max_positions = std::min(least.max_positions, other.max_positions);
   }
+  return least;
 }
 
 void Rank::check_same_program(const Program& program) {
@@ -135,6 +138,18 @@ void Rank::check_same_program(const Program& program) {
                                                 "Give every rank the same flags and model",
                                                 r, program.schedule, comm_->rank(), all[r], own));
     }
+  }
+}
+
+void Rank::prepare_all() {
+  try {
+    prepare(1, false);
+    for (int m = 2; m <= options_.max_micro_batches; ++m) prepare(m, true);
+  } catch (const std::exception& e) {
+    const auto* error = dynamic_cast<const Error*>(&e);
+    // kPeer: all ranks have seen the same difference and throw too.
+    if (!error || error->kind() != ErrorKind::kPeer) comm_->abort(e.what());
+    throw;
   }
 }
 

@@ -18,6 +18,8 @@
 
 namespace duet {
 
+struct Hello;
+
 /// What a rank is told to do; the first byte of a broadcast command.
 enum class Command : uint8_t { kStep, kStats, kResetStats, kTrace, kClose };
 
@@ -35,6 +37,9 @@ class Rank {
 
   int rank() const { return comm_->rank(); }
   CpuLevel level() const { return level_; }
+  /// What the group agreed on: hosts differ in free memory, so the smallest of what ranks planned.
+  int64_t kv_blocks() const { return limits_.kv_blocks; }
+  int64_t max_positions() const { return limits_.max_positions; }
   std::string transport_name() const { return comm_->transport_name(); }
 
   /// Rank 0 → all; on other ranks returns what rank 0 sent.
@@ -46,6 +51,8 @@ class Rank {
   /// Collectives of all ranks; the result is complete on rank 0.
   RunStats stats();
   void reset_stats();
+  /// What went over the wire; between steps.
+  const CommStats& comm_stats() const { return comm_->stats(); }
   /// Every rank's trace events, on rank 0 (elsewhere empty).
   std::vector<std::string> gather_trace();
   void abort(const std::string& reason) noexcept { comm_->abort(reason); }
@@ -58,7 +65,8 @@ class Rank {
     std::vector<StageTime> times;
   };
 
-  void agree(uint32_t phase_failed, const std::string& failure);
+  Hello agree(const Hello& own, const std::string& failure);
+  void prepare_all();
   Prepared& prepare(int micro_batches, bool overlap);
   void check_same_program(const Program& program);
 

@@ -123,7 +123,7 @@ class RankThread {
 };
 
 // What ranks other than 0 do until the group closes.
-void serve(Rank& rank) {
+void serve_commands(Rank& rank) {
   while (true) {
     std::vector<std::byte> command;
     rank.broadcast(command);
@@ -140,6 +140,16 @@ void serve(Rank& rank) {
       case Command::kTrace: rank.gather_trace(); break;
       case Command::kClose: return;
     }
+  }
+}
+
+// Whatever ends a rank early must wake the others, who would wait for it in the next collective.
+void serve(Rank& rank) {
+  try {
+    serve_commands(rank);
+  } catch (const std::exception& e) {
+    rank.abort(fmt::format("rank {}: {}", rank.rank(), e.what()));
+    throw;
   }
 }
 
@@ -190,8 +200,8 @@ class Group final : public RankGroup {
 
   StepResult run(const StepBatch& batch) override {
     StepResult result;
+    if (!failed_) ranks_[0]->check(batch);  // before anybody is told: a bad batch must not cost the group
     on_rank_0([&](Rank& rank) {
-      rank.check(batch);  // before anybody is told: a bad batch must not cost the group
       command(Command::kStep, serialize(batch));
       result = rank.step(batch);
     });
@@ -249,16 +259,23 @@ class Group final : public RankGroup {
   // A rank that was woken by another's abort only quotes; the one that failed first has the cause.
   [[noreturn]] void fail(std::exception_ptr error) {
     failed_ = true;
+    // Rank 0 may have failed before the others heard of anything: they wait for its next command.
+    ranks_[0]->abort("rank 0 failed: " + text_of(error));
     for (size_t r = 1; r < threads_.size(); ++r) {
       threads_[r]->wait();
       const std::exception_ptr other = threads_[r]->error();
       if (other && is_quote(error) && !is_quote(other)) error = other;
     }
+    failure_ = text_of(error);
+    std::rethrow_exception(error);
+  }
+  static std::string text_of(const std::exception_ptr& error) {
     try {
       std::rethrow_exception(error);
     } catch (const std::exception& e) {
-      failure_ = e.what();
-      throw;
+      return e.what();
+    } catch (...) {
+      return "unknown error";
     }
   }
   static bool is_quote(const std::exception_ptr& error) {
@@ -327,8 +344,7 @@ class Group final : public RankGroup {
           0, threads, {}, [] { return make_mpi_transport(); }, progress);
     });
     is_root_ = ranks_[0]->rank() == 0;
-    info_.cpu_level = ranks_[0]->level();
-    info_.transport = ranks_[0]->transport_name();
+    take_agreed();
     if (!is_root_) threads_[0]->start([this] { serve(*ranks_[0]); });
   }
 
@@ -343,8 +359,17 @@ class Group final : public RankGroup {
       failed_ = true;
       std::rethrow_exception(error);
     }
-    info_.cpu_level = ranks_[0]->level();
-    info_.transport = ranks_[0]->transport_name();
+    take_agreed();
+  }
+
+  void take_agreed() {
+    const Rank& rank = *ranks_[0];
+    info_.cpu_level = rank.level();
+    info_.transport = rank.transport_name();
+    info_.kv_blocks = rank.kv_blocks();
+    info_.max_model_len = rank.max_positions();
+    plan_.kv_cache = plan_.kv_cache / plan_.kv_blocks * rank.kv_blocks();
+    plan_.kv_blocks = rank.kv_blocks();
   }
 
   RankOptions options_;

@@ -59,16 +59,20 @@ std::string chrome_events(int rank, const std::vector<TracedStep>& steps, int64_
 
 void write_chrome_trace(const std::string& path, const std::vector<std::string>& rank_events,
                         const std::string& facts) {
-  const std::string temporary = path + ".tmp";
+  // A device (/dev/stdout, /dev/full) or a pipe is written to as it is, never renamed over.
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path, ignored);
+  const bool plain = !std::filesystem::exists(status) || std::filesystem::is_regular_file(status);
+  const std::string temporary = plain ? path + ".tmp" : path;
   std::ofstream file(temporary, std::ios::binary);
   file << "{\"displayTimeUnit\":\"ms\",\"duet\":{" << facts << "},\n\"traceEvents\":[\n";
   for (size_t r = 0; r < rank_events.size(); ++r) file << (r ? ",\n" : "") << rank_events[r];
   file << "\n]}\n";
   file.close();
   std::error_code error;
-  if (file) std::filesystem::rename(temporary, path, error);
+  if (file && plain) std::filesystem::rename(temporary, path, error);
   if (!file || error) {
-    std::filesystem::remove(temporary, error);
+    if (plain) std::filesystem::remove(temporary, ignored);
     throw Error(ErrorKind::kInvalidArgument,
                 "cannot write the trace to " + path + "; check the folder and its free space");
   }

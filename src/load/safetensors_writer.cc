@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -144,6 +145,11 @@ struct SafetensorsWriter::State {
     for (size_t i = 0; i < 8; ++i) bytes[i] = static_cast<char>((uint64_t{header.size()} >> (8 * i)) & 0xffu);
     bytes += header;
     data_offset = bytes.size();
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+      throw Error(ErrorKind::kInvalidArgument,
+                  path + ": not a plain file; tensors are written in any order, which only a file allows");
+    }
     temporary = fmt::format("{}.tmp.{}", path, getpid());
     fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) {
