@@ -191,6 +191,7 @@ void Bpe::encode_bytes(std::string_view word, std::vector<int32_t>& ids) const {
 }
 
 void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const {
+  if (word.size() == 1) return encode_bytes(word, ids);  // a vocabulary has one id for it
   CachedWord* slot = nullptr;
   if (word.size() <= kCachedBytes) {
     slot = &scratch.cache[hash_word(word) >> 40 & (kCacheSlots - 1)];

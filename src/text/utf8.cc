@@ -62,7 +62,7 @@ std::string repair_utf8(std::string_view text) {
   out.reserve(text.size());
   while (!text.empty()) {
     const size_t good = valid_prefix(text);
-    out.append(text.substr(0, good));
+    if (good > 0) out.append(text.substr(0, good));
     text.remove_prefix(good);
     if (text.empty()) break;
     out.append(kReplacement);
