@@ -255,7 +255,7 @@ TEST_P(OddConfigs, LowerPrecisionStaysNear) {
     options.dtype = dtype;
     options.wire = DType::kBf16;
     const auto group = start_group(options);
-    if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
+    if (!group) continue;  // another rank checks, or the job has another size
     const Logits logits = run_prompts(*group, prompts, {});
     std::vector<double> errors;
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -318,10 +318,11 @@ TEST(OddModels, MultiTokenPredictionLayersAreSkipped) {
   Logits results[2];
   for (const ModelDir* dir : {&plain, &with_mtp}) {
     const auto group = start_group(options_for(*dir, 1, ExpertPath::kAllReduce));
-    if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
+    if (!group) continue;  // another rank checks, or the job has another size
     EXPECT_EQ(group->info().config.num_hidden_layers, 3);
     results[dir == &with_mtp] = run_prompts(*group, prompts, {});
   }
+  if (results[0].empty()) return;
   EXPECT_EQ(results[0], results[1]);
   EXPECT_LE(relative_error(results[1][0], oracle.logits(prompts[0])), kTolerance);
 }
