@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
 #include <string>
 
 #include "base/error.h"
 #include "comm/communicator.h"
+#include "engine/placement.h"
 #include "engine/rank_group.h"
 #include "model/model.h"
 
@@ -35,14 +35,6 @@ int64_t available_bytes() {
   return available;
 }
 
-int local_ranks(const RankOptions& options) {
-  if (options.backend == Backend::kThreads) return options.ranks;
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}) {
-    if (const char* text = std::getenv(name)) return std::max(1, std::atoi(text));
-  }
-  return 1;
-}
-
 // Tokens that a default cache holds: room for dozens of chats without filling a small machine.
 constexpr int64_t kDefaultCacheTokens = 65536;
 
@@ -64,7 +56,7 @@ MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config)
                             limits.max_positions, config.file, config.max_position_embeddings));
   }
   const ModelBytes bytes = deepseek_bytes(config, dtype, options.expert_path, options.expert_parallel, 0,
-                                          options.ranks, std::max(1, options.threads_per_rank), limits);
+                                          options.ranks, resolve_threads(options), limits);
   MemoryPlan plan;
   plan.weights = bytes.weights;
   plan.activations = bytes.activations;

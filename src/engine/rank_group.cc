@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "comm/mpi_transport.h"
 #include "comm/thread_group.h"
+#include "engine/placement.h"
 #include "engine/rank.h"
 #include "load/checkpoint.h"
 #include "load/shard.h"
@@ -52,11 +53,6 @@ Source open_weights(const RankOptions& o, const DeepseekConfig& config) {
         audit_tensors(source.weights->names(), config.num_hidden_layers, deepseek_tensor_names(config)));
   }
   return source;
-}
-
-int threads_of(const RankOptions& o, int local_ranks) {
-  if (o.threads_per_rank > 0) return o.threads_per_rank;
-  return std::max(1, static_cast<int>(available_cores().size()) / std::max(1, local_ranks));
 }
 
 // A thread that owns one Rank and does what it is handed, in order.
@@ -303,7 +299,7 @@ class Group final : public RankGroup {
 
   void start_threads(const std::function<void(double)>& progress) {
     const int n = options_.ranks;
-    const int threads = threads_of(options_, n);
+    const int threads = resolve_threads(options_);
     const std::vector<int> cores = available_cores();
     const bool pin = static_cast<int>(cores.size()) >= n * threads;
     auto transports = std::make_shared<std::vector<std::unique_ptr<Transport>>>(ThreadGroup::create(n));
@@ -337,8 +333,7 @@ class Group final : public RankGroup {
                   "network is what it is");
     ranks_.resize(1);
     threads_.push_back(std::make_unique<RankThread>());
-    // mpirun's binding decides where this process runs; one thread unless asked for more.
-    const int threads = options_.threads_per_rank > 0 ? options_.threads_per_rank : 1;
+    const int threads = resolve_threads(options_);  // where they run is the launcher's binding
     threads_[0]->call([this, threads, progress] {
       make_rank(
           0, threads, {}, [] { return make_mpi_transport(); }, progress);
