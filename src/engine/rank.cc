@@ -12,6 +12,7 @@
 #include "engine/rank_hello.h"
 #include "overlap/schedule.h"
 #include "overlap/validator.h"
+#include "sim/search.h"
 
 namespace duet {
 
@@ -143,8 +144,12 @@ void Rank::check_same_program(const Program& program) {
 
 void Rank::prepare_all() {
   try {
-    prepare(1, false);
-    for (int m = 2; m <= options_.max_micro_batches; ++m) prepare(m, true);
+    for (int m = 1; m <= options_.max_micro_batches; ++m) {
+      StepBatch batch;  // only its shape matters here: m micro-batches, no costs known
+      for (int b = 0; b <= m; ++b) batch.borders.push_back(b);
+      batch.overlap = m > 1;
+      prepare(batch);
+    }
   } catch (const std::exception& e) {
     const auto* error = dynamic_cast<const Error*>(&e);
     // kPeer: all ranks have seen the same difference and throw too.
@@ -153,23 +158,39 @@ void Rank::prepare_all() {
   }
 }
 
-Rank::Prepared& Rank::prepare(int micro_batches, bool overlap) {
-  Prepared& p = programs_[{micro_batches, overlap}];
-  if (p.program) return p;
-  Stages stages;
-  for (int m = 0; m < micro_batches; ++m) {
-    stages.begin_micro_batch(m);
-    model_->record(stages);
+const Recording& Rank::recording(int micro_batches) {
+  Recording& recording = recordings_[micro_batches];
+  if (recording.micro_batches == 0) {
+    Stages stages;
+    for (int m = 0; m < micro_batches; ++m) {
+      stages.begin_micro_batch(m);
+      model_->record(stages);
+    }
+    recording = stages.take();
   }
-  Recording recording = stages.take();
-  Program program = overlap ? overlapped_program(recording, options_.skew) : sequential_program(recording);
+  return recording;
+}
+
+// Everything that decides comes with the batch, so every rank takes the same branch and makes the same
+// program; the hashes are compared all the same.
+Rank::Prepared& Rank::prepare(const StepBatch& batch) {
+  const bool searched = batch.overlap && options_.skew <= 0 && !batch.stage_ns_per_row.empty();
+  const std::tuple<int, bool, std::vector<float>> key{
+      batch.micro_batches(), batch.overlap, searched ? batch.stage_ns_per_row : std::vector<float>{}};
+  if (const auto found = programs_.find(key); found != programs_.end()) return found->second;
+  constexpr size_t kMaxPrograms = 64;
+  if (programs_.size() >= kMaxPrograms) programs_.clear();
+  const Recording& r = recording(batch.micro_batches());
+  Program program = searched        ? search_program(r, stage_costs(r.stages, batch, batch.stage_ns_per_row))
+                    : batch.overlap ? overlapped_program(r, options_.skew)
+                                    : sequential_program(r);
   const std::vector<std::string> defects = validate(program);
   if (!defects.empty())
     throw Error(ErrorKind::kInternal, "the schedule made an unsound program: " + defects.front());
   check_same_program(program);
+  Prepared& p = programs_[key];
   p.plan = std::make_unique<LanePlan>(program);
   p.times.resize(program.stages.size());
-  p.bodies = std::move(recording.bodies);
   p.program = std::make_shared<const Program>(std::move(program));
   return p;
 }
@@ -182,16 +203,17 @@ void Rank::broadcast(std::vector<std::byte>& command) {
 StepResult Rank::step(const StepBatch& batch) {
   try {
     check_batch(batch, limits_);
-    Prepared& p = prepare(batch.micro_batches(), batch.overlap);
+    Prepared& p = prepare(batch);
     model_->begin_step(batch);
     const int64_t start = now_ns();
-    const int64_t tail = run_program(*p.plan, p.bodies, lane_, p.times, [this] {
-      comm_->abort(fmt::format("rank {} failed during a step", comm_->rank()));
-    });
+    const int64_t tail =
+        run_program(*p.plan, recording(batch.micro_batches()).bodies, lane_, p.times,
+                    [this] { comm_->abort(fmt::format("rank {} failed during a step", comm_->rank())); });
     StepResult result;
     result.step_ns = now_ns() - start;
     std::tie(result.exposed_ns, result.comm_ns) = stats_.add(*p.program, p.times, result.step_ns, tail);
     result.overlapped = batch.overlap;
+    if (comm_->rank() == 0 && options_.max_micro_batches > 1) costs_.observe(batch, *p.program, p.times);
     if (stats_.full()) lane_.call([&] { stats_.fold(*comm_); });
     if (options_.trace && traced_stages_ < kMaxTracedStages) {
       traced_stages_ += p.times.size();

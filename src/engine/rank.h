@@ -5,10 +5,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "engine/cost_table.h"
 #include "engine/rank_group.h"
 #include "engine/rank_stats.h"
 #include "exec/comm_lane.h"
@@ -46,6 +48,8 @@ class Rank {
   void broadcast(std::vector<std::byte>& command);
   /// Throws Error(kInternal) when the batch is inconsistent or does not fit.
   void check(const StepBatch& batch) const { check_batch(batch, limits_); }
+  /// Rank 0: what this rank has measured on steps like `batch`, for StepBatch::stage_ns_per_row.
+  const std::vector<float>& costs_for(const StepBatch& batch) const { return costs_.costs_for(batch); }
   /// Runs one step; `logits` of the result is set on rank 0.
   StepResult step(const StepBatch& batch);
   /// Collectives of all ranks; the result is complete on rank 0.
@@ -60,14 +64,14 @@ class Rank {
  private:
   struct Prepared {
     std::shared_ptr<const Program> program;
-    std::vector<StageBody> bodies;
     std::unique_ptr<LanePlan> plan;
     std::vector<StageTime> times;
   };
 
   Hello agree(const Hello& own, const std::string& failure);
   void prepare_all();
-  Prepared& prepare(int micro_batches, bool overlap);
+  const Recording& recording(int micro_batches);
+  Prepared& prepare(const StepBatch& batch);
   void check_same_program(const Program& program);
 
   RankOptions options_;
@@ -77,7 +81,11 @@ class Rank {
   ThreadPool pool_;
   BatchLimits limits_;
   std::unique_ptr<Model> model_;
-  std::map<std::pair<int, bool>, Prepared> programs_;  // by (micro-batches, overlap)
+  std::map<int, Recording> recordings_;  // by number of micro-batches
+  // By (micro-batches, overlap, costs that the order was found with). Costs are republished rarely; what
+  // is no longer asked for is dropped.
+  std::map<std::tuple<int, bool, std::vector<float>>, Prepared> programs_;
+  CostTable costs_;  // rank 0
   RankStats stats_;
   std::vector<TracedStep> traced_;
   size_t traced_stages_ = 0;

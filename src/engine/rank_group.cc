@@ -198,8 +198,11 @@ class Group final : public RankGroup {
     StepResult result;
     if (!failed_) ranks_[0]->check(batch);  // before anybody is told: a bad batch must not cost the group
     on_rank_0([&](Rank& rank) {
-      command(Command::kStep, serialize(batch));
-      result = rank.step(batch);
+      // Costs travel with the step: ranks never order stages by figures of their own.
+      StepBatch sent = batch;
+      if (batch.overlap && sent.stage_ns_per_row.empty()) sent.stage_ns_per_row = rank.costs_for(batch);
+      command(Command::kStep, serialize(sent));
+      result = rank.step(sent);
     });
     return result;
   }

@@ -41,7 +41,7 @@ struct RankOptions {
   int block_size = 16;
   int64_t kv_cache_bytes = 0;  // 0: enough for a sane default, within the machine's memory
   int max_micro_batches = 1;   // 1: nothing is allocated for overlap
-  double skew = 1.5;
+  double skew = 0;     // > 0: a fixed order by index and skew; 0: found in virtual time on measured costs
   bool trace = false;  // keep every stage's times for write_trace
 };
 

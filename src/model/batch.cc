@@ -62,7 +62,7 @@ class Reader {
 };
 
 // A field that is not cut below or not sent would be a silent bug: a new one must come past here.
-static_assert(sizeof(StepBatch) == 5 * sizeof(std::vector<int>) + 8,
+static_assert(sizeof(StepBatch) == 6 * sizeof(std::vector<int>) + 8,
               "serialize, check and cut the new field");
 static_assert(sizeof(SequenceSpan) == 48, "serialize, check and cut the new field");
 
@@ -75,6 +75,7 @@ std::vector<std::byte> serialize(const StepBatch& batch) {
   w.vector(batch.block_tables);
   w.vector(batch.logits_rows);
   w.vector(batch.borders);
+  w.vector(batch.stage_ns_per_row);
   w.raw(&batch.overlap, sizeof(batch.overlap));
   return w.take();
 }
@@ -87,6 +88,7 @@ StepBatch deserialize_batch(std::span<const std::byte> bytes) {
   r.vector(batch.block_tables);
   r.vector(batch.logits_rows);
   r.vector(batch.borders);
+  r.vector(batch.stage_ns_per_row);
   r.raw(&batch.overlap, sizeof(batch.overlap));
   if (!r.at_end()) Reader::fail();
   return batch;

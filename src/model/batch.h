@@ -25,12 +25,13 @@ struct SequenceSpan {
 };
 
 struct StepBatch {
-  std::vector<int32_t> token_ids;     // one per row
-  std::vector<SequenceSpan> spans;    // tile the rows, ascending
-  std::vector<int32_t> block_tables;  // physical blocks of the KV cache, span by span
-  std::vector<int32_t> logits_rows;   // rows whose logits are wanted, ascending
-  std::vector<int64_t> borders;       // micro-batches: [0, …, rows]
-  bool overlap = false;               // overlapped program; otherwise sequential, also of several parts
+  std::vector<int32_t> token_ids;       // one per row
+  std::vector<SequenceSpan> spans;      // tile the rows, ascending
+  std::vector<int32_t> block_tables;    // physical blocks of the KV cache, span by span
+  std::vector<int32_t> logits_rows;     // rows whose logits are wanted, ascending
+  std::vector<int64_t> borders;         // micro-batches: [0, …, rows]
+  std::vector<float> stage_ns_per_row;  // measured costs by kind of stage, for the order; may be empty
+  bool overlap = false;                 // overlapped program; otherwise sequential, also of several parts
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }
   int micro_batches() const { return static_cast<int>(borders.size()) - 1; }

@@ -97,26 +97,65 @@ Program sequential_program(const Recording& recording) {
   return program;
 }
 
-Program overlapped_program(const Recording& recording, double skew) {
+Program program_in_order(const Recording& recording, const std::vector<int>& sequence,
+                         const std::vector<std::vector<int>>& dependencies) {
+  DUET_CHECK(sequence.size() == recording.stages.size());
   Program program = program_of(recording, "overlapped");
-  // Key of a stage; ties go to the earlier micro-batch. A dependency always points to a smaller
-  // key: inside a micro-batch the index grows, and what a later micro-batch reads of an earlier one
-  // (KV rows) was written at a smaller index.
-  std::vector<double> key(recording.stages.size());
-  int micro_batch = -1, index = 0;
-  for (size_t s = 0; s < recording.stages.size(); ++s) {
-    if (recording.stages[s].micro_batch != micro_batch) {
-      micro_batch = recording.stages[s].micro_batch;
-      index = 0;
-    }
-    key[s] = index++ + skew * micro_batch;
-  }
-  std::vector<int> sequence(recording.stages.size());
+  for (int s : sequence) program.order[static_cast<size_t>(recording.stages[at(s)].lane)].push_back(s);
+  place_events(program, sequence, dependencies);
+  return program;
+}
+
+namespace {
+
+// Stages by ascending key; ties go to the earlier micro-batch, then to the earlier stage. A key grows
+// within a micro-batch, and what a later micro-batch reads of an earlier one (KV rows) was written at a
+// smaller key, so a dependency always points backwards.
+std::vector<int> by_key(const std::vector<double>& key) {
+  std::vector<int> sequence(key.size());
   std::iota(sequence.begin(), sequence.end(), 0);
   std::stable_sort(sequence.begin(), sequence.end(), [&](int a, int b) { return key[at(a)] < key[at(b)]; });
-  for (int s : sequence) program.order[static_cast<size_t>(recording.stages[at(s)].lane)].push_back(s);
-  place_events(program, sequence, derive_dependencies(recording.stages, recording.buffers.size()));
-  return program;
+  return sequence;
+}
+
+}  // namespace
+
+std::vector<int> segments(const Recording& recording) {
+  std::vector<int> result;
+  int micro_batch = -1, segment = 0;
+  for (const Stage& stage : recording.stages) {
+    if (stage.micro_batch != micro_batch) segment = 0;
+    micro_batch = stage.micro_batch;
+    result.push_back(segment);
+    if (stage.lane == Lane::kComm) ++segment;
+  }
+  return result;
+}
+
+std::vector<int> segments_in_turns(const Recording& recording) {
+  const std::vector<int> segment = segments(recording);
+  std::vector<double> key;
+  for (size_t s = 0; s < segment.size(); ++s) {
+    key.push_back(double{1.0} * segment[s] * recording.micro_batches + recording.stages[s].micro_batch);
+  }
+  return by_key(key);
+}
+
+std::vector<int> index_plus_skew(const Recording& recording, double skew) {
+  std::vector<double> key;
+  int micro_batch = -1, index = 0;
+  for (const Stage& stage : recording.stages) {
+    if (stage.micro_batch != micro_batch) index = 0;
+    micro_batch = stage.micro_batch;
+    key.push_back(index++ + skew * micro_batch);
+  }
+  return by_key(key);
+}
+
+Program overlapped_program(const Recording& recording, double skew) {
+  return program_in_order(recording,
+                          skew > 0 ? index_plus_skew(recording, skew) : segments_in_turns(recording),
+                          derive_dependencies(recording.stages, recording.buffers.size()));
 }
 
 }  // namespace duet
