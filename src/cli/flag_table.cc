@@ -107,7 +107,9 @@ constexpr FlagSpec kFlags[] = {
      "Shape the link between thread ranks: 1gbit, 100MB/s."},
     {"link-latency", FlagType::kDuration, "TIME", "", kRanks, kRun, "The same link's latency: 50us, 1ms."},
     {"threads", FlagType::kInt, "N", "0", kRanks, kModel,
-     "Threads per rank; 0: this machine's cores divided by its ranks (under MPI, all that a process is bound to).", 0, 4096},
+     "Threads per rank; 0: this machine's cores divided by its ranks (under MPI, all that a process is bound "
+     "to).",
+     0, 4096},
 
     {"dbo", FlagType::kChoice, "off|on", "off", kOverlap, kModel,
      "Split steps into micro-batches: while one computes, the other communicates."},
