@@ -66,9 +66,12 @@ size_t differing(const Run& a, const Run& b) {
 
 void print(const char* path, const char* dbo, const Run& run) {
   const duet::LlmStats& s = run.stats;
-  std::printf("%-11s %-4s %8.2f %8.0f %7lld %11lld %11.1f %13.2f\n", path, dbo, run.seconds,
+  // Without overlap nothing is meant to be hidden, and a share says nothing.
+  char hidden[16] = "-";
+  if (s.steps_overlapped > 0) std::snprintf(hidden, sizeof(hidden), "%.2f", s.hidden_share);
+  std::printf("%-11s %-4s %8.2f %8.0f %7lld %11lld %11.1f %13s\n", path, dbo, run.seconds,
               static_cast<double>(s.decode_tokens) / s.decode_seconds, static_cast<long long>(s.steps),
-              static_cast<long long>(s.steps_overlapped), s.exposed_ms, s.hidden_share);
+              static_cast<long long>(s.steps_overlapped), s.exposed_ms, hidden);
 }
 
 }  // namespace
