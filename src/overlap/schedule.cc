@@ -136,7 +136,7 @@ std::vector<int> segments_in_turns(const Recording& recording) {
   const std::vector<int> segment = segments(recording);
   std::vector<double> key;
   for (size_t s = 0; s < segment.size(); ++s) {
-    key.push_back(double{1.0} * segment[s] * recording.micro_batches + recording.stages[s].micro_batch);
+    key.push_back(segment[s] * recording.micro_batches + recording.stages[s].micro_batch);
   }
   return by_key(key);
 }
