@@ -63,6 +63,40 @@ __attribute__((target("avx512f,avx512bf16"))) inline double peak_dot(int64_t rou
   DUET_PEAK_BODY(DUET_PEAK_ZMM, DUET_PEAK_DOT512, 32)
 }
 
+// int8 products: what a core does with vpdpbusd, or, without it, with the exact way of gemm8_avx2.cc.
+#define DUET_PEAK_INT256(i)                                                                                \
+  a##i = _mm256_add_epi32(a##i, _mm256_madd_epi16(_mm256_maddubs_epi16(x, _mm256_sign_epi8(z, x)), ones)); \
+  asm volatile("" : "+x"(a##i), "+x"(x), "+x"(z));
+#define DUET_PEAK_INT512(i)               \
+  a##i = _mm512_dpbusd_epi32(a##i, y, y); \
+  asm volatile("" : "+v"(a##i));
+#define DUET_PEAK_YMMI(i) __m256i a##i = x;
+#define DUET_PEAK_ZMMI(i) __m512i a##i = y;
+#define DUET_PEAK_SUMI(i) +static_cast<float>(a##i[0] & 1)
+#define DUET_PEAK_INT_BODY(type, step, lanes)    \
+  DUET_PEAK_EACH(type)                           \
+  const double begin = cpu_seconds();            \
+  for (int64_t i = 0; i < rounds; ++i) {         \
+    DUET_PEAK_EACH(step)                         \
+  }                                              \
+  const double seconds = cpu_seconds() - begin;  \
+  g_sink += 0.0f DUET_PEAK_EACH(DUET_PEAK_SUMI); \
+  return static_cast<double>(rounds) * 12 * 2 * (lanes) / seconds * 1e-9;
+
+__attribute__((target("avx2"))) inline double peak_int8_avx2(int64_t rounds) {
+  __m256i x = _mm256_set1_epi8(3), z = x;
+  const __m256i ones = _mm256_set1_epi16(1);
+  DUET_PEAK_INT_BODY(DUET_PEAK_YMMI, DUET_PEAK_INT256, 32)
+}
+__attribute__((target("avx512f,avx512vnni"))) inline double peak_int8_avx512(int64_t rounds) {
+  const __m512i y = _mm512_set1_epi32(0x01010101);
+  DUET_PEAK_INT_BODY(DUET_PEAK_ZMMI, DUET_PEAK_INT512, 64)
+}
+
+inline double peak_int8(CpuLevel level) {  // GOP/s
+  return level == CpuLevel::kAvx2 ? peak_int8_avx2(40000) : peak_int8_avx512(40000);
+}
+
 inline double peak(CpuLevel level, bool dot) {  // GFLOP/s
   if (dot) return peak_dot(40000);
   return level == CpuLevel::kAvx2 ? peak_avx2(80000) : peak_avx512(40000);

@@ -6,8 +6,8 @@ set -euo pipefail
 
 packages_of() {
   case "$1" in
-    build) echo g++ cmake ninja-build ccache pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev \
-      libgtest-dev libgmock-dev libopenmpi-dev openmpi-bin ;;
+    build) echo g++ cmake ninja-build ccache pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev \
+      libgtest-dev libgmock-dev libhttp-parser-dev libssl-dev libopenmpi-dev openmpi-bin ;;
     lint) echo clang-format-14 clang-tidy-14 ;;
     sanitize | fuzz) echo clang-14 libclang-rt-14-dev ;;
     bench) echo libbenchmark-dev libopenblas-dev ;;

@@ -23,16 +23,19 @@ struct LlmOptions {
   std::string load_format = "auto";  // auto | dummy
   uint64_t dummy_seed = 0;
   std::string dtype = "auto";  // auto | float32 | bfloat16 | half
+  std::string quantization;    // "w8a8": int8 weights and inputs, made while loading; empty: as stored
+  bool float_head = false;     // with quantization: kv_b_proj and the head stay in floating point
   int tensor_parallel_size = 1;
   std::string distributed_executor_backend;  // threads | mpi; empty: mpi under mpirun, else threads
+  std::string comm_transport = "auto";       // auto | mpi | tcp: how MPI ranks exchange data
   int threads = 0;                           // per rank; 0: cores / ranks
   std::string expert_path = "all-reduce";    // all-reduce | all-to-all
   bool enable_expert_parallel = false;
   std::string comm_dtype = "bf16";  // f32 | bf16
   std::string link_bandwidth;       // "1gbit": shape the link between thread ranks
   std::string link_latency;         // "50us"
-  std::string dbo = "off";          // off | on
-  int micro_batches = 2;
+  std::string dbo = "auto";         // off | on | auto
+  int micro_batches = 0;            // of a split step; 0: as many as are predicted to be fastest
   int64_t dbo_prefill_token_threshold = 512;
   int64_t dbo_decode_token_threshold = 32;
   double dbo_imbalance = 0.1;
@@ -41,7 +44,9 @@ struct LlmOptions {
   int64_t max_num_seqs = 256;
   int64_t max_model_len = 0;  // 0: the model's
   int block_size = 16;
-  std::string kv_cache_memory;             // "4GiB"; empty: a sane default
+  std::string kv_cache_memory;            // "4GiB"; empty: a sane default
+  bool enable_prefix_caching = false;     // prompts that begin like earlier ones start behind the common part
+  bool prefix_cache_prompt_only = false;  // … but never take what decoding wrote, so that no bit changes
   std::string generation_config = "auto";  // auto | vllm: where sampling defaults come from
   bool skip_tokenizer_init = false;        // token ids in, token ids out
   bool control_tokens_in_content = true;   // false: a user's text cannot form control tokens
@@ -68,6 +73,9 @@ struct SamplingParams {
   bool ignore_eos = false;
   bool skip_special_tokens = true;
   std::optional<int> logprobs;  // this many of the likeliest tokens at each position, besides the chosen
+  std::optional<int> prompt_logprobs;                  // the same for each token of the prompt but the first
+  std::vector<std::pair<int32_t, double>> logit_bias;  // added to the logits of these tokens
+  bool include_stop_str_in_output = false;             // the text ends behind a stop string, not before it
 };
 
 /// One of: text (tokenised with the model's BOS rule), token_ids, messages (a JSON array of chat
@@ -76,6 +84,9 @@ struct Prompt {
   std::string text;
   std::vector<int32_t> token_ids;
   std::string messages_json;
+  bool add_special_tokens = true;         // of text: the BOS rule
+  bool add_generation_prompt = true;      // of messages
+  std::string template_variables_json{};  // of messages: an object of further variables for the template
 };
 
 struct TokenLogprob {
@@ -87,14 +98,18 @@ struct TokenLogprob {
 struct Completion {
   std::string text;
   std::vector<int32_t> token_ids;
-  std::string finish_reason;  // "stop" | "length"
+  std::string finish_reason;   // "stop" | "length"
+  std::string stop_string;     // which stop string or …
+  int32_t stop_token_id = -1;  // … which of SamplingParams::stop_token_ids ended it
   std::vector<TokenLogprob> logprobs;
 };
 
 struct RequestOutput {
   std::string prompt;  // the text that was tokenised; empty for token ids
   std::vector<int32_t> prompt_token_ids;
-  std::vector<Completion> completions;  // n of them
+  std::vector<Completion> completions;        // n of them
+  std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, …
+  int64_t cached_tokens = 0;                  // of the prompt, found in the prefix cache
 };
 
 /// What a run measured (docs/overlap.md explains the words).
@@ -112,6 +127,8 @@ struct LlmStats {
     double ms = 0;
   };
   std::vector<Kind> kinds;
+  /// Steps by what was decided of them: "whole is faster", "3 micro-batches are faster", "off", …
+  std::vector<std::pair<std::string, int64_t>> decisions;
 };
 
 struct Progress {
@@ -166,9 +183,9 @@ class Llm {
   LlmStats stats();
   void reset_stats();
   void write_trace(const std::string& path);
-  /// Splits from the next step on; "on" needs a model loaded with dbo "on".
+  /// From the next step on; "on" and "auto" need a model that was not loaded with dbo "off".
   void set_dbo(const std::string& dbo);
-  /// Parts that a step is cut into from now on: 2 up to LlmOptions::micro_batches.
+  /// Parts that a split step has from now on: 2 up to LlmOptions::micro_batches, or 0.
   void set_micro_batches(int micro_batches);
 
  private:

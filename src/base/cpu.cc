@@ -49,7 +49,8 @@ CpuLevel detect_cpu_level() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
   if (!avx512) return CpuLevel::kAvx2;
-  return __builtin_cpu_supports("avx512bf16") ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512;
+  const bool bf16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+  return bf16 ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512;
 #else
   return CpuLevel::kPortable;
 #endif

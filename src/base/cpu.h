@@ -12,7 +12,8 @@ enum class CpuLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16 };  // ascending; s
 const char* to_string(CpuLevel level);
 /// Inverse of to_string; throws Error(kInvalidArgument) that lists the valid names.
 CpuLevel parse_cpu_level(const std::string& name);
-/// The highest level this machine runs (avx2 needs FMA and F16C; avx512 needs F, BW, DQ, VL, VNNI).
+/// The highest level this machine runs (avx2 needs FMA and F16C; avx512 needs F, BW, DQ, VL, VNNI;
+/// avx512bf16 also VBMI, which tables of 8-bit weights take).
 CpuLevel detect_cpu_level();
 /// detect_cpu_level() lowered by DUET_CPU; throws when DUET_CPU asks for more than the machine has.
 CpuLevel active_cpu_level();

@@ -12,6 +12,7 @@
 
 #include "cli/flags.h"
 #include "cli/help.h"
+#include "cli/launch.h"
 #include "cli/options.h"
 #include "cli/suggest.h"
 #include "cli/usage_error.h"
@@ -47,17 +48,42 @@ int dispatch(const Flags& flags, const CliContext& context) {
     case kTraceChart: return verb_trace_chart(flags, context);
     case kInspect: return verb_inspect(flags, context);
     case kDoctor: return verb_doctor(flags, context);
+    case kServe: return verb_serve(flags, context);
+    case kBenchOverlap: return verb_bench_overlap(flags, context);
+    case kBenchEngine: return verb_bench_engine(flags, context);
+    case kPerplexity: return verb_eval_perplexity(flags, context);
+    case kQuantize: return verb_quantize(flags, context);
     case kVersion: return verb_version(flags, context);
     default: return run_internal(flags, context);
   }
 }
 
-/// "trace summary" and "trace chart" are verbs of two words; `rest` loses the second.
+/// "trace summary", "bench engine", "eval perplexity" … are verbs of two words; `rest` loses the second.
 std::string whole_verb(const std::string& name, std::vector<std::string>& rest) {
-  if (name != "trace" || rest.empty() || rest[0].starts_with('-')) return name;
+  if ((name != "trace" && name != "bench" && name != "eval") || rest.empty() || rest[0].starts_with('-'))
+    return name;
   std::string whole = name + " " + rest[0];
   rest.erase(rest.begin());
   return whole;
+}
+
+/// `duet --hosts a,b generate …`: flags of verbs may stand in front of the verb too; here they go behind.
+std::vector<std::string> verb_first(const std::vector<std::string>& args) {
+  size_t verb = 0;
+  while (verb < args.size() && args[verb].starts_with('-')) {
+    const size_t equals = args[verb].find('=');
+    const std::string typed = args[verb].substr(0, equals);
+    const FlagSpec* flag = typed.starts_with("--") ? find_flag(std::string_view(typed).substr(2)) : nullptr;
+    for (const FlagSpec& row : flag_table()) {
+      if (row.alias && typed == row.alias) flag = &row;
+    }
+    if (!flag) break;  // named as the word that is wrong
+    verb += flag->type != FlagType::kBool && equals == std::string::npos ? 2 : 1;
+  }
+  if (verb >= args.size()) return args;
+  std::vector<std::string> turned(args.begin() + static_cast<std::ptrdiff_t>(verb), args.end());
+  turned.insert(turned.end(), args.begin(), args.begin() + static_cast<std::ptrdiff_t>(verb));
+  return turned;
 }
 
 /// A variable that is nearly one of ours is a slip of the pen; others may belong to somebody else.
@@ -81,6 +107,14 @@ int run_verb(const VerbSpec& verb, const std::vector<std::string>& rest, const C
     return kExitOk;
   }
   warn_of_slips(verb, context);
+  if (verb.bit != kDoctor) {  // doctor starts mpirun for one of its figures only
+    if (flags.given("hosts")) return launch(flags, rest, context);
+    for (const char* flag : {"mpirun-args", "print-launch"}) {
+      if (flags.source(flag) == Flags::Source::kCommandLine) {
+        throw UsageError(fmt::format("--{} is about the mpirun of --hosts, which is missing", flag));
+      }
+    }
+  }
   return dispatch(flags, context);
 }
 
@@ -111,11 +145,12 @@ int guarded(const std::string& name, const VerbSpec& verb, const std::vector<std
   return code;
 }
 
-int run(const std::vector<std::string>& args, const CliContext& context) {
-  if (args.empty()) {
+int run(const std::vector<std::string>& given, const CliContext& context) {
+  if (given.empty()) {
     context.err << overview_help();
     return kExitUsage;
   }
+  const std::vector<std::string> args = verb_first(given);
   std::string name = args[0];
   std::vector<std::string> rest(args.begin() + 1, args.end());
   if (name == "--version" || name == "-V") name = "version";

@@ -34,6 +34,11 @@ enum VerbBit : uint32_t {
   kVersion = 1u << 6,
   kInternal = 1u << 7,  // hidden
   kTraceChart = 1u << 8,
+  kBenchOverlap = 1u << 9,
+  kBenchEngine = 1u << 10,
+  kQuantize = 1u << 11,
+  kPerplexity = 1u << 12,
+  kServe = 1u << 13,
 };
 
 struct FlagSpec {
@@ -55,7 +60,7 @@ struct FlagSpec {
 struct VerbSpec {
   const char* name;
   uint32_t bit;
-  const char* positional;  // "MODEL", "" when none; one, required
+  const char* positional;  // "MODEL", "MODEL OUT", "" when none; all are required
   const char* usage;       // after the name
   const char* summary;     // one line
   const char* about;       // a few lines for --help
@@ -92,6 +97,14 @@ struct RefusedFlag {
   const char* why;
 };
 const RefusedFlag* find_refused(std::string_view name);
+
+/// Flags of vLLM's server that `duet serve` accepts although they mean nothing here; it says why.
+struct IgnoredFlag {
+  const char* name;  // without dashes
+  bool takes_value;
+  const char* why;
+};
+const IgnoredFlag* find_ignored(std::string_view name);
 
 /// Why a value that a choice lacks is refused by name ("--dbo auto"), or nullptr.
 const char* refused_value(std::string_view flag, std::string_view value);

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <sstream>
 
 #include "base/error.h"
 #include "cli/suggest.h"
@@ -92,10 +93,19 @@ std::string verbs_that_take(const FlagSpec& flag) {
 
 /// The command line with every flag in its main spelling and its value, if any, as a word of its
 /// own: what CLI11 then parses. Unknown and refused flags end here, by name.
+/// The names of what stands without a flag: "MODEL", "OUT".
+std::vector<std::string> places_of(const VerbSpec& verb) {
+  std::vector<std::string> names;
+  std::istringstream words(verb.positional);
+  for (std::string word; words >> word;) names.push_back(word);
+  return names;
+}
+
 class Canonical {
  public:
   Canonical(const VerbSpec& verb, const std::vector<std::string>& args) : verb_(verb), args_(args) { run(); }
   std::vector<std::string> words;
+  std::vector<std::string> notes;
   bool help = false;
 
  private:
@@ -122,7 +132,13 @@ class Canonical {
   }
 
   void add(Word word) {
+    if (verb_.bit == kServe && word.typed == "--model") {  // vLLM's other way to name the model
+      words.push_back(word.has_value ? word.value : next(word.typed));
+      ++positionals_;
+      return;
+    }
     const FlagSpec* flag = flag_by_word(word);
+    if (!flag && verb_.bit == kServe && ignore(word)) return;
     if (!flag && word.name.starts_with("no-")) {
       const FlagSpec* positive = find_flag(std::string_view(word.name).substr(3));
       if (positive && positive->type == FlagType::kBool && !word.has_value) {
@@ -148,11 +164,24 @@ class Canonical {
     push(*flag, word.has_value ? word.value : next(word.typed));
     if (!flag->greedy || word.has_value) return;
     // The last word is left for the positional where that is still missing: `--prompt A B MODEL`.
-    const size_t needed = *verb_.positional != '\0' && positionals_ == 0 ? 1 : 0;
+    const size_t places = places_of(verb_).size();
+    const size_t needed = places > positionals_ ? places - positionals_ : 0;
     while (at_ + 1 < args_.size() && !looks_like_flag(args_[at_ + 1]) && args_[at_ + 1] != "--") {
-      if (needed > 0 && at_ + 2 == args_.size()) return;
+      if (at_ + 1 + needed >= args_.size()) return;
       push(*flag, args_[++at_]);
     }
+  }
+
+  // Flags of vLLM's server that mean nothing here.
+  bool ignore(const Word& word) {
+    if (word.single_dash) return false;
+    const IgnoredFlag* ignored = find_ignored(word.name);
+    if (!ignored && word.name.starts_with("no-"))
+      ignored = find_ignored(std::string_view(word.name).substr(3));
+    if (!ignored) return false;
+    if (ignored->takes_value && !word.has_value) next(word.typed);
+    notes.push_back(fmt::format("{} has no effect: {}", word.typed, ignored->why));
+    return true;
   }
 
   void refuse(const Word& word) {
@@ -245,6 +274,7 @@ std::string canonical_choice(const FlagSpec& flag, const std::string& text) {
   if (name == "dtype" && text == "float16") return "half";
   if (name == "comm-dtype" && text == "bfloat16") return "bf16";
   if (name == "comm-dtype" && text == "float32") return "f32";
+  if (name == "distributed-executor-backend" && text == "mp") return "threads";
   return text;
 }
 
@@ -283,6 +313,7 @@ void Flags::read_command_line(const std::vector<std::string>& args) {
     wants_help_ = true;
     return;
   }
+  notes_ = canonical.notes;
   CLI::App app;
   app.set_help_flag();
   std::vector<std::pair<const FlagSpec*, CLI::Option*>> options;
@@ -307,16 +338,17 @@ void Flags::read_command_line(const std::vector<std::string>& args) {
   extra = app.remaining();
   std::vector<std::string> places = positional->results();
   places.insert(places.end(), extra.begin(), extra.end());
-  const size_t expected = *verb_->positional == '\0' ? 0 : 1;
+  const std::vector<std::string> names = places_of(*verb_);
+  const size_t expected = names.size();
   if (places.size() < expected) {
     throw UsageError(
-        fmt::format("{} is missing; usage: duet {} {}", verb_->positional, verb_->name, verb_->usage));
+        fmt::format("{} is missing; usage: duet {} {}", names[places.size()], verb_->name, verb_->usage));
   }
   if (places.size() > expected) {
     throw UsageError(
         fmt::format("unexpected \"{}\"; usage: duet {} {}", places[expected], verb_->name, verb_->usage));
   }
-  if (expected > 0) positional_ = places[0];
+  positionals_ = std::move(places);
   for (const auto& [flag, option] : options) {
     if (option->count() == 0) continue;
     Value value{option->results(), Source::kCommandLine, fmt::format("--{}", flag->name)};

@@ -22,7 +22,10 @@ class Flags {
   static Flags parse(const VerbSpec& verb, const std::vector<std::string>& args, const Environment& env);
 
   const VerbSpec& verb() const { return *verb_; }
-  const std::string& positional() const { return positional_; }
+  /// What stands without a flag, in the order of VerbSpec::positional.
+  const std::string& positional(size_t index = 0) const { return positionals_.at(index); }
+  /// Flags that were accepted and mean nothing here, a line for each.
+  const std::vector<std::string>& notes() const { return notes_; }
   bool wants_help() const { return wants_help_; }
 
   enum class Source : uint8_t { kDefault, kEnvironment, kCommandLine };
@@ -51,8 +54,9 @@ class Flags {
   const Value* find(std::string_view name) const;
 
   const VerbSpec* verb_ = nullptr;
-  std::string positional_;
+  std::vector<std::string> positionals_;
   bool wants_help_ = false;
+  std::vector<std::string> notes_;
   std::map<std::string, Value, std::less<>> values_;
 };
 

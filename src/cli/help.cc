@@ -93,7 +93,8 @@ std::string cell(std::string text) {
 
 std::string overview_help() {
   std::string text =
-      "Duet runs DeepSeek-class models on several ranks and hides communication behind arithmetic.\n\n"
+      "Duet runs DeepSeek-class models, Llama and Qwen on several ranks and hides communication behind "
+      "arithmetic.\n\n"
       "usage: duet VERB ... (duet VERB --help explains one)\n\n";
   for (const VerbSpec& verb : verb_table()) {
     if (!verb.hidden) text += fmt::format("  {:<14} {}\n", verb.name, verb.summary);
@@ -159,10 +160,10 @@ std::string flags_markdown() {
   }
   text +=
       "\n## Refused by name\n"
-      "`--dbo auto`, `--comm-dtype int8`, `--pipeline-parallel-size` and `--data-parallel-size` above 1, and "
+      "`--comm-dtype int8`, `--pipeline-parallel-size` and `--data-parallel-size` above 1, and "
       "the flags of "
       "LoRA adapters,\n"
-      "multimodal inputs, quantisation and speculative decoding are known and refused with the reason. Every "
+      "multimodal inputs and speculative decoding are known and refused with the reason. Every "
       "other "
       "unknown flag is an\n"
       "error that names the nearest one.\n"

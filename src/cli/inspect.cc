@@ -21,7 +21,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json checkpoint_json(const LlmOptions& options, const DeepseekConfig& config) {
+ordered_json checkpoint_json(const LlmOptions& options, const ModelConfig& config) {
   std::error_code ignored;
   if (options.load_format == "dummy" || !std::filesystem::is_directory(options.model, ignored))
     return nullptr;
@@ -47,7 +47,7 @@ ordered_json checkpoint_json(const LlmOptions& options, const DeepseekConfig& co
           {"bytes_of_skipped_mtp_layers", mtp_bytes}};
 }
 
-ordered_json parameters_json(const DeepseekConfig& config) {
+ordered_json parameters_json(const ModelConfig& config) {
   const ParameterCounts n = count_parameters(config);
   return {{"total", n.total()},
           {"active_per_token", n.active},
@@ -60,9 +60,10 @@ ordered_json parameters_json(const DeepseekConfig& config) {
           {"norms", n.norms}};
 }
 
-ordered_json architecture_json(const DeepseekConfig& c) {
+ordered_json architecture_json(const ModelConfig& c) {
   ordered_json facts = {{"architecture", to_string(c.architecture)},
                         {"dtype", to_string(c.dtype)},
+                        {"quantization", c.quant.layout},
                         {"layers", c.num_hidden_layers},
                         {"moe_layers", c.num_moe_layers()},
                         {"mtp_layers_skipped", c.num_nextn_predict_layers},
@@ -70,11 +71,16 @@ ordered_json architecture_json(const DeepseekConfig& c) {
                         {"vocab_size", c.vocab_size},
                         {"max_position_embeddings", c.max_position_embeddings},
                         {"heads", c.num_attention_heads},
-                        {"q_lora_rank", c.q_lora_rank},
-                        {"kv_lora_rank", c.kv_lora_rank},
-                        {"qk_rope_head_dim", c.qk_rope_head_dim},
                         {"rope", to_string(c.rope.type)},
                         {"routed_experts", c.n_routed_experts}};
+  if (c.latent_attention()) {
+    facts["q_lora_rank"] = c.q_lora_rank;
+    facts["kv_lora_rank"] = c.kv_lora_rank;
+    facts["qk_rope_head_dim"] = c.qk_rope_head_dim;
+  } else {
+    facts["kv_heads"] = c.num_key_value_heads;
+    facts["head_dim"] = c.head_dim;
+  }
   if (c.n_routed_experts > 0) {
     facts["experts_per_token"] = c.num_experts_per_tok;
     facts["shared_experts"] = c.n_shared_experts;
@@ -85,7 +91,7 @@ ordered_json architecture_json(const DeepseekConfig& c) {
   return facts;
 }
 
-ordered_json plan_json(const RankOptions& options, const DeepseekConfig& config) {
+ordered_json plan_json(const RankOptions& options, const ModelConfig& config) {
   try {
     const MemoryPlan plan = plan_memory(options, config);
     return {{"weights", plan.weights},
@@ -109,21 +115,31 @@ std::string list_of(const ordered_json& numbers) {
   return fmt::format("{}", fmt::join(numbers.get<std::vector<int>>(), ", "));
 }
 
+std::string attention_kind(const ordered_json& a) {
+  if (a.contains("kv_heads")) {
+    return fmt::format("{} of keys and values, head size {}", a["kv_heads"].get<int64_t>(),
+                       a["head_dim"].get<int64_t>());
+  }
+  return fmt::format(
+      "latent {} + rope {}{}", a["kv_lora_rank"].get<int64_t>(), a["qk_rope_head_dim"].get<int64_t>(),
+      a["q_lora_rank"] > 0 ? fmt::format(", query latent {}", a["q_lora_rank"].get<int64_t>()) : "");
+}
+
 std::string architecture_text(const ordered_json& a) {
   std::string text = fmt::format(
-      "{}, {}\n"
+      "{}, {}{}\n"
       "  layers        {} ({} with experts{})\n"
       "  hidden        {}, vocabulary {}, positions {} (rope {})\n"
-      "  attention     {} heads, latent {} + rope {}{}\n",
-      a["architecture"].get<std::string>(), a["dtype"].get<std::string>(), a["layers"].get<int64_t>(),
-      a["moe_layers"].get<int64_t>(),
+      "  attention     {} heads, {}\n",
+      a["architecture"].get<std::string>(), a["dtype"].get<std::string>(),
+      a["quantization"] == "" ? "" : fmt::format(", weights as {}", a["quantization"].get<std::string>()),
+      a["layers"].get<int64_t>(), a["moe_layers"].get<int64_t>(),
       a["mtp_layers_skipped"] > 0 ? fmt::format("; {} layers of multi-token prediction are skipped",
                                                 a["mtp_layers_skipped"].get<int64_t>())
                                   : "",
       a["hidden_size"].get<int64_t>(), a["vocab_size"].get<int64_t>(),
       a["max_position_embeddings"].get<int64_t>(), a["rope"].get<std::string>(), a["heads"].get<int64_t>(),
-      a["kv_lora_rank"].get<int64_t>(), a["qk_rope_head_dim"].get<int64_t>(),
-      a["q_lora_rank"] > 0 ? fmt::format(", query latent {}", a["q_lora_rank"].get<int64_t>()) : "");
+      attention_kind(a));
   if (a["routed_experts"] > 0) {
     text += fmt::format(
         "  experts       {} routed ({} groups), {} per token from {} groups, {} shared; gate {}\n",
@@ -171,24 +187,33 @@ int64_t ParameterCounts::total() const {
   return embedding + attention + dense_mlp + routed_experts + shared_experts + gates + norms;
 }
 
-ParameterCounts count_parameters(const DeepseekConfig& c) {
+ParameterCounts count_parameters(const ModelConfig& c) {
   ParameterCounts n;
   const int64_t layers = c.num_hidden_layers;
   const int64_t moe_layers = c.num_moe_layers();
   const int64_t heads = c.num_attention_heads;
   n.embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
-  const int64_t q = c.q_lora_rank > 0 ? c.q_lora_rank * (c.hidden_size + heads * c.qk_head_dim())
-                                      : c.hidden_size * heads * c.qk_head_dim();
-  const int64_t kv = (c.kv_lora_rank + c.qk_rope_head_dim) * c.hidden_size +
-                     heads * (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank;
-  n.attention = layers * (q + kv + heads * c.v_head_dim * c.hidden_size);
+  int64_t attention_norms = 0;
+  if (c.latent_attention()) {
+    const int64_t q = c.q_lora_rank > 0 ? c.q_lora_rank * (c.hidden_size + heads * c.qk_head_dim())
+                                        : c.hidden_size * heads * c.qk_head_dim();
+    const int64_t kv = (c.kv_lora_rank + c.qk_rope_head_dim) * c.hidden_size +
+                       heads * (c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank;
+    n.attention = layers * (q + kv + heads * c.v_head_dim * c.hidden_size);
+    attention_norms = c.q_lora_rank + c.kv_lora_rank;
+  } else {
+    const int64_t qkv = (heads + 2 * c.num_key_value_heads) * c.head_dim;
+    n.attention = layers * (qkv * (c.hidden_size + (c.qkv_bias ? 1 : 0)) +
+                            c.hidden_size * (heads * c.head_dim + (c.o_bias ? 1 : 0)));
+    attention_norms = c.qk_norm ? 2 * c.head_dim : 0;
+  }
   n.dense_mlp = (layers - moe_layers) * 3 * c.hidden_size * c.intermediate_size;
   const int64_t expert = 3 * c.hidden_size * c.moe_intermediate_size;
   n.routed_experts = moe_layers * c.n_routed_experts * expert;
   n.shared_experts = moe_layers * c.n_shared_experts * expert;
   const int64_t bias = c.topk_method == TopkMethod::kNoauxTc ? c.n_routed_experts : 0;
   n.gates = moe_layers * (c.n_routed_experts * c.hidden_size + bias);
-  n.norms = layers * (2 * c.hidden_size + c.q_lora_rank + c.kv_lora_rank) + c.hidden_size;
+  n.norms = layers * (2 * c.hidden_size + attention_norms) + c.hidden_size;
   n.active = n.total() - n.routed_experts + moe_layers * c.num_experts_per_tok * expert;
   return n;
 }
@@ -198,7 +223,7 @@ ordered_json inspect_json(const LlmOptions& options) {
   LlmOptions how = options;
   std::error_code ignored;
   if (std::filesystem::is_regular_file(options.model, ignored)) how.load_format = "dummy";
-  const DeepseekConfig config = read_model_config(how);
+  const ModelConfig config = read_model_config(how);
   const RankOptions ranks = rank_options(how, config.vocab_size);
   ordered_json facts;
   facts["model"] = options.model;

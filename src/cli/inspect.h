@@ -11,7 +11,7 @@
 
 namespace duet {
 
-struct DeepseekConfig;
+struct ModelConfig;
 struct LlmOptions;
 
 /// Numbers of weights by what they are for, MTP layers left out.
@@ -27,7 +27,7 @@ struct ParameterCounts {
   /// Weights that one token meets: top-k experts instead of all.
   int64_t active = 0;
 };
-ParameterCounts count_parameters(const DeepseekConfig& config);
+ParameterCounts count_parameters(const ModelConfig& config);
 
 /// Throws what load_config, Checkpoint and plan_memory throw; a machine too small for the plan is a
 /// line of the result, not an error.

@@ -17,19 +17,20 @@ int mpi_rank_from_env() {
   return 0;
 }
 
-bool overlap_wanted(const Flags& flags) {
+std::string overlap_mode(const Flags& flags) {
   using Source = Flags::Source;
   const Source dbo = flags.source("dbo");
   const Source enable = flags.source("enable-dbo");
-  const bool dbo_on = flags.text("dbo") == "on";
+  const std::string mode = flags.text("dbo");
   const bool enable_on = flags.boolean("enable-dbo");
-  if (dbo == Source::kDefault) return enable_on;
-  if (enable == Source::kDefault) return dbo_on;
-  if (dbo != enable) return dbo == Source::kCommandLine ? dbo_on : enable_on;
-  if (dbo_on == enable_on) return dbo_on;
-  if (dbo == Source::kEnvironment) return false;
-  throw UsageError(fmt::format("--dbo {} and --enable-dbo{} contradict each other; give one of them",
-                               flags.text("dbo"), enable_on ? "" : "=false"));
+  const std::string enabled = enable_on ? "on" : "off";
+  if (enable == Source::kDefault) return mode;
+  if (dbo == Source::kDefault) return enabled;
+  if (dbo != enable) return dbo == Source::kCommandLine ? mode : enabled;
+  if ((mode != "off") == enable_on) return mode;  // auto is a way of being on
+  if (dbo == Source::kEnvironment) return "off";
+  throw UsageError(fmt::format("--dbo {} and --enable-dbo{} contradict each other; give one of them", mode,
+                               enable_on ? "" : "=false"));
 }
 
 bool is_mpi_worker() {
@@ -91,8 +92,15 @@ LlmOptions llm_options(const Flags& flags) {
   o.seed = static_cast<uint64_t>(flags.integer("seed"));
   o.dummy_seed = o.seed;
   o.dtype = flags.text("dtype");
+  o.quantization = flags.text("quantization");
+  o.float_head = flags.boolean("float-head");
+  if (o.float_head && o.quantization.empty()) {
+    throw UsageError(
+        fmt::format("{} goes with {} w8a8", flags.shown("float-head"), flags.shown("quantization")));
+  }
   o.tensor_parallel_size = place.ranks;
   o.distributed_executor_backend = place.mpi ? "mpi" : "threads";
+  o.comm_transport = flags.text("comm-transport");
   o.threads = static_cast<int>(flags.integer("threads"));
   o.expert_path = flags.text("expert-path");
   o.enable_expert_parallel = flags.boolean("enable-expert-parallel");
@@ -103,7 +111,7 @@ LlmOptions llm_options(const Flags& flags) {
     throw UsageError(
         "--link-bandwidth and --link-latency shape the link between thread ranks; MPI has a real one");
   }
-  o.dbo = overlap_wanted(flags) ? "on" : "off";
+  o.dbo = overlap_mode(flags);
   o.micro_batches = static_cast<int>(flags.integer("micro-batches"));
   o.dbo_prefill_token_threshold = flags.integer("dbo-prefill-token-threshold");
   o.dbo_decode_token_threshold = flags.integer("dbo-decode-token-threshold");

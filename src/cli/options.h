@@ -10,9 +10,9 @@ namespace duet {
 
 class Flags;
 
-/// --dbo, --enable-dbo and their variables as one answer. Throws UsageError when two flags of one
-/// command line contradict each other; between variables, the one that says off wins.
-bool overlap_wanted(const Flags& flags);
+/// --dbo, --enable-dbo and their variables as one answer: "off", "on" or "auto". Throws UsageError when two
+/// flags of one command line contradict each other; between variables, the one that says off wins.
+std::string overlap_mode(const Flags& flags);
 
 /// Where ranks run and how many, from the flags and from how this process was started.
 struct RankPlace {

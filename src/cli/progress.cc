@@ -72,4 +72,10 @@ void ProgressView::generating(const Progress& progress) {
   show(text.data(), text.size());
 }
 
+void ProgressView::measuring(const std::string& what, double fraction) {
+  if (!due(fraction >= 1)) return;
+  const std::string text = fmt::format("{} [{}] {:3.0f} %", what, bar(fraction), 100 * fraction);
+  show(text.data(), text.size());
+}
+
 }  // namespace duet

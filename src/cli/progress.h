@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <string>
 
 namespace duet {
 
@@ -22,6 +23,8 @@ class ProgressView {
   /// Fraction of the weights that is loaded.
   void loading(double fraction);
   void generating(const Progress& progress);
+  /// Fraction of the runs of `what` that is done.
+  void measuring(const std::string& what, double fraction);
   /// Wipes the bar; later calls draw a new one.
   void clear();
 

@@ -65,6 +65,7 @@ nlohmann::json report_json(const LlmStats& s, const LlmOptions& o) {
   return {{"version", DUET_VERSION},
           {"model", o.model},
           {"dtype", o.dtype},
+          {"quantization", o.quantization},
           {"tensor_parallel_size", o.tensor_parallel_size},
           {"distributed_executor_backend", o.distributed_executor_backend},
           {"expert_path", o.expert_path},

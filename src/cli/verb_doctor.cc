@@ -18,9 +18,9 @@
 
 #include "base/clock.h"
 #include "base/cpu.h"
-#include "base/error.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
+#include "cli/launch.h"
 #include "cli/output_file.h"
 #include "cli/report.h"
 #include "cli/usage_error.h"
@@ -127,39 +127,10 @@ LinkFigures thread_link() {
   return figures;
 }
 
-std::string find_program(const Environment& env, const std::string& name) {
-  const auto path = env.find("PATH");
-  if (path == env.end()) return "";
-  std::string rest = path->second;
-  while (!rest.empty()) {
-    const size_t colon = rest.find(':');
-    std::string candidate = rest.substr(0, colon) + "/" + name;
-    if (access(candidate.c_str(), X_OK) == 0) return candidate;
-    if (colon == std::string::npos) break;
-    rest.erase(0, colon + 1);
-  }
-  return "";
-}
-
-// Debian names each library's own; the plain name may belong to the other one.
-std::string find_mpirun(const Environment& env) {
-  const bool open_mpi = std::string(mpi_library()).find("Open MPI") != std::string::npos;
-  const std::string own = find_program(env, open_mpi ? "mpirun.openmpi" : "mpirun.mpich");
-  return own.empty() ? find_program(env, "mpirun") : own;
-}
-
-/// Starts this binary twice under mpirun and reads the line that rank 0 prints.
-ordered_json mpi_link(const std::string& mpirun) {
-  char self[4096];
-  const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-  if (length <= 0) return nullptr;
-  self[length] = '\0';
-  // Open MPI refuses to run as root, or more ranks than cores, unless told; MPICH knows neither flag.
-  const bool open_mpi = std::string(mpi_library()).find("Open MPI") != std::string::npos;
-  const std::string command =
-      fmt::format("'{}' {} -n 2 '{}' internal mpi-bandwidth 2>&1", mpirun,
-                  open_mpi ? "--allow-run-as-root --oversubscribe --bind-to none" : "", self);
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
+/// Runs `command`, which starts `duet internal mpi-bandwidth` under mpirun, and reads rank 0's line.
+ordered_json mpi_link(const std::vector<std::string>& command) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen((quote_words(command) + " 2>&1").c_str(), "r"),
+                                                   pclose);
   if (!pipe) return {{"error", "cannot start mpirun"}};
   std::string text;
   std::array<char, 512> buffer{};
@@ -223,7 +194,22 @@ std::vector<std::string> advice(const ordered_json& facts, const Environment& en
   return lines;
 }
 
+/// The command that measures MPI, checked before anything is measured; empty where nobody asked for it.
+/// DUET_HOSTS alone does not ask: it may be set for other verbs.
+std::vector<std::string> mpi_command_for(const Flags& flags, const CliContext& context) {
+  if (!flags.boolean("mpi") && flags.source("hosts") != Flags::Source::kCommandLine) return {};
+  if (flags.given("hosts")) {
+    const std::vector<HostSlots> hosts = parse_hosts(flags.text("hosts"), 0, flags.shown("hosts"));
+    if (hosts.size() == 1 && hosts[0].slots == 1) {
+      throw UsageError(fmt::format("{0} {1} is one rank, and one rank has no link; try {0} {1}:2",
+                                   flags.shown("hosts"), hosts[0].name));
+    }
+  }
+  return launch_command(flags, context, {own_path(), "internal", "mpi-bandwidth"});
+}
+
 ordered_json examine(const Flags& flags, const CliContext& context) {
+  const std::vector<std::string> mpi_command = mpi_command_for(flags, context);
   ordered_json facts;
   const CpuLevel level = active_cpu_level();
   const int cores = static_cast<int>(available_cores().size());
@@ -243,12 +229,7 @@ ordered_json examine(const Flags& flags, const CliContext& context) {
   const std::string mpirun = find_mpirun(context.env);
   facts["mpirun"] = mpirun.empty() ? ordered_json(nullptr) : ordered_json(mpirun);
   facts["mpi"] = nullptr;
-  if (flags.boolean("mpi")) {
-    if (!have_mpi()) throw UsageError("--mpi: this build of duet has no MPI");
-    if (mpirun.empty())
-      throw Error(ErrorKind::kNotFound, "--mpi: mpirun is not on PATH; install openmpi-bin or mpich");
-    facts["mpi"] = mpi_link(mpirun);
-  }
+  if (!mpi_command.empty()) facts["mpi"] = mpi_link(mpi_command);
   facts["advice"] = advice(facts, context.env);
   return facts;
 }
@@ -274,8 +255,9 @@ std::string text_of(const ordered_json& f) {
   if (mpi.is_object() && mpi.contains("error")) {
     text += fmt::format("MPI ranks      failed: {}\n", mpi["error"].get<std::string>());
   } else if (mpi.is_object()) {
-    text += fmt::format("MPI ranks      all-reduce between two: {:.1f} us, {:.2f} GB/s\n",
-                        mpi["latency_us"].get<double>(), mpi["gb_per_s"].get<double>());
+    text +=
+        fmt::format("MPI ranks      all-reduce between {}: {:.1f} us, {:.2f} GB/s\n", mpi["ranks"].get<int>(),
+                    mpi["latency_us"].get<double>(), mpi["gb_per_s"].get<double>());
   }
   for (const auto& line : f["advice"]) text += fmt::format("* {}\n", line.get<std::string>());
   return text;
@@ -299,8 +281,8 @@ int internal_mpi_bandwidth(const CliContext& context) {
   Communicator comm(make_mpi_transport(), DType::kBf16);
   const LinkFigures figures = measure_link(comm);
   if (comm.rank() == 0) {
-    context.out << fmt::format("{{\"latency_us\": {:.3f}, \"gb_per_s\": {:.4f}}}\n", figures.latency_us,
-                               figures.gb_per_s);
+    context.out << fmt::format("{{\"latency_us\": {:.3f}, \"gb_per_s\": {:.4f}, \"ranks\": {}}}\n",
+                               figures.latency_us, figures.gb_per_s, comm.size());
   }
   return kExitOk;
 }

@@ -8,12 +8,17 @@ class Flags;
 struct CliContext;
 
 int verb_generate(const Flags& flags, const CliContext& context);
+int verb_serve(const Flags& flags, const CliContext& context);
 int verb_logits(const Flags& flags, const CliContext& context);
 int verb_tokenize(const Flags& flags, const CliContext& context);
 int verb_trace_summary(const Flags& flags, const CliContext& context);
 int verb_trace_chart(const Flags& flags, const CliContext& context);
 int verb_inspect(const Flags& flags, const CliContext& context);
 int verb_doctor(const Flags& flags, const CliContext& context);
+int verb_bench_overlap(const Flags& flags, const CliContext& context);
+int verb_bench_engine(const Flags& flags, const CliContext& context);
+int verb_eval_perplexity(const Flags& flags, const CliContext& context);
+int verb_quantize(const Flags& flags, const CliContext& context);
 int verb_version(const Flags& flags, const CliContext& context);
 /// Hidden: one of two processes that doctor starts under mpirun.
 int internal_mpi_bandwidth(const CliContext& context);

@@ -8,17 +8,16 @@
 #include "base/error.h"
 
 #ifdef DUET_HAVE_MPI
-#include <mpi.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <ctime>
-#include <exception>
 #include <vector>
 
 #include "base/clock.h"
+#include "comm/mpi_world.h"
+#else
+#include "comm/job_world.h"
 #endif
 
 namespace duet {
@@ -58,10 +57,8 @@ const char* mpi_library() {
   return "none";
 }
 std::unique_ptr<Transport> make_mpi_transport() {
-  throw Error(
-      ErrorKind::kUnsupported,
-      "this build has no MPI (it was configured with DUET_MPI=off): configure with -DDUET_MPI=openmpi "
-      "or mpich, or use --distributed-executor-backend threads");
+  make_mpi_world();  // refuses by name
+  return nullptr;
 }
 
 #else
@@ -82,18 +79,6 @@ constexpr int kTag = 0;  // messages of a pair never overtake each other
 
 size_t chunk_bytes(size_t message_bytes) {
   return std::max(kMinChunk, (message_bytes + kMaxChunks - 1) / kMaxChunks);
-}
-
-std::string mpi_error_text(int code) {
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) return fmt::format("MPI error {}", code);
-  return {text, static_cast<size_t>(length)};
-}
-
-void check(int code, const char* what) {
-  if (code == MPI_SUCCESS) return;
-  throw Error(ErrorKind::kPeer, fmt::format("{} failed: {}", what, mpi_error_text(code)));
 }
 
 // How long to sleep between tests, from how long such a transfer took before. The best bandwidth
@@ -128,32 +113,8 @@ void sleep_for_ns(int64_t ns) {
 
 class MpiTransport final : public Transport {
  public:
-  MpiTransport() {
-    int initialized = 0;
-    MPI_Initialized(&initialized);
-    if (initialized == 0) {
-      int level = MPI_THREAD_SINGLE;
-      check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level), "MPI_Init_thread");
-      owns_mpi_ = true;
-      if (level < MPI_THREAD_SERIALIZED) {
-        throw Error(ErrorKind::kUnsupported,
-                    "this MPI library allows calls from the main thread only (no MPI_THREAD_SERIALIZED); "
-                    "use a build of it with thread support");
-      }
-    }
-    // Calls on several requests have no communicator: MPICH reports their errors through the world's
-    // handler, which would end the process without a word about the ranks.
-    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-    check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
-    check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-    check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
-    check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
-    MPI_Comm node = MPI_COMM_NULL;
-    check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node),
-          "MPI_Comm_split_type");
-    check(MPI_Comm_rank(node, &local_rank_), "MPI_Comm_rank");
-    check(MPI_Comm_size(node, &local_size_), "MPI_Comm_size");
-    MPI_Comm_free(&node);
+  explicit MpiTransport(std::unique_ptr<MpiWorld> world)
+      : world_(std::move(world)), comm_(world_->comm()), rank_(world_->rank()), size_(world_->size()) {
     byte_out_.resize(static_cast<size_t>(size_), std::byte{1});
     byte_in_.resize(static_cast<size_t>(size_));
     for (size_t r = 0; r < byte_out_.size(); ++r) {
@@ -162,21 +123,13 @@ class MpiTransport final : public Transport {
     }
   }
 
-  ~MpiTransport() override {
-    // After a failure the peers are not in MPI_Finalize and never will be: leaving without it makes
-    // mpirun end the job, calling it would hang.
-    if (broken_ || std::uncaught_exceptions() > 0) return;
-    MPI_Comm_free(&comm_);
-    if (owns_mpi_) MPI_Finalize();
-  }
-
   MpiTransport(const MpiTransport&) = delete;
   MpiTransport& operator=(const MpiTransport&) = delete;
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  int local_rank() const override { return local_rank_; }
-  int local_size() const override { return local_size_; }
+  int local_rank() const override { return world_->local_rank(); }
+  int local_size() const override { return world_->local_size(); }
   const char* name() const override { return "mpi"; }
 
   void exchange(std::span<const ConstBytes> send, std::span<const Bytes> recv) override {
@@ -188,17 +141,14 @@ class MpiTransport final : public Transport {
       wait(start_ns);
     } catch (...) {
       broken_ = true;
+      world_->set_failed();
       throw;
     }
   }
 
   void barrier() override { exchange(barrier_send_, barrier_recv_); }
 
-  void abort(const std::string& reason) noexcept override {
-    std::fprintf(stderr, "duet: rank %d ends the job: %s\n", rank_, reason.c_str());
-    std::fflush(stderr);
-    MPI_Abort(comm_, 1);
-  }
+  void abort(const std::string& reason) noexcept override { world_->abort(reason); }
 
  private:
   // Receives first, so that what arrives has a place; both sides starting with the next rank.
@@ -213,9 +163,9 @@ class MpiTransport final : public Transport {
       in += left.size();
       for (const size_t chunk = chunk_bytes(left.size()); !left.empty();) {
         const size_t n = std::min(chunk, left.size());
-        check(MPI_Irecv(left.data(), static_cast<int>(n), MPI_BYTE, peer, kTag, comm_,
-                        &requests_.emplace_back()),
-              "MPI_Irecv");
+        check_mpi(MPI_Irecv(left.data(), static_cast<int>(n), MPI_BYTE, peer, kTag, comm_,
+                            &requests_.emplace_back()),
+                  "MPI_Irecv");
         expected_.push_back({peer, n});
         left = left.subspan(n);
       }
@@ -226,9 +176,9 @@ class MpiTransport final : public Transport {
       out += left.size();
       for (const size_t chunk = chunk_bytes(left.size()); !left.empty();) {
         const size_t n = std::min(chunk, left.size());
-        check(MPI_Isend(left.data(), static_cast<int>(n), MPI_BYTE, peer, kTag, comm_,
-                        &requests_.emplace_back()),
-              "MPI_Isend");
+        check_mpi(MPI_Isend(left.data(), static_cast<int>(n), MPI_BYTE, peer, kTag, comm_,
+                            &requests_.emplace_back()),
+                  "MPI_Isend");
         left = left.subspan(n);
       }
     }
@@ -287,12 +237,10 @@ class MpiTransport final : public Transport {
     size_t bytes;
   };
 
-  MPI_Comm comm_ = MPI_COMM_NULL;
-  int rank_ = 0;
-  int size_ = 1;
-  int local_rank_ = 0;
-  int local_size_ = 1;
-  bool owns_mpi_ = false;
+  std::unique_ptr<MpiWorld> world_;
+  MPI_Comm comm_;
+  int rank_;
+  int size_;
   bool broken_ = false;
   size_t bytes_ = 0;
   Pace pace_;
@@ -325,7 +273,11 @@ const char* mpi_library() {
 }
 
 std::unique_ptr<Transport> make_mpi_transport() {
-  return std::make_unique<MpiTransport>();
+  return make_mpi_transport_on(std::make_unique<MpiWorld>());
+}
+
+std::unique_ptr<Transport> make_mpi_transport_on(std::unique_ptr<MpiWorld> world) {
+  return std::make_unique<MpiTransport>(std::move(world));
 }
 
 #endif

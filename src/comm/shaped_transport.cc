@@ -32,8 +32,8 @@ void sleep_until_ns(int64_t deadline_ns) {
 
 class ShapedTransport final : public Transport {
  public:
-  ShapedTransport(std::unique_ptr<Transport> inner, LinkShape shape)
-      : inner_(std::move(inner)), shape_(shape), name_(std::string("shaped ") + inner_->name()) {}
+  ShapedTransport(std::unique_ptr<Transport> inner, std::shared_ptr<const SharedLink> link)
+      : inner_(std::move(inner)), link_(std::move(link)), name_(std::string("shaped ") + inner_->name()) {}
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
@@ -55,21 +55,21 @@ class ShapedTransport final : public Transport {
     }
     const size_t bytes = std::max(out, in);
     if (bytes == 0) return;
-    const double wire_ns = static_cast<double>(bytes) / shape_.bytes_per_second * 1e9;
-    sleep_until_ns(start_ns + shape_.latency_ns + static_cast<int64_t>(wire_ns));
+    const double wire_ns = static_cast<double>(bytes) / link_->bytes_per_second.load() * 1e9;
+    sleep_until_ns(start_ns + link_->latency_ns.load() + static_cast<int64_t>(wire_ns));
   }
 
   void barrier() override {
     if (size() == 1) return;
     inner_->barrier();
-    sleep_until_ns(now_ns() + shape_.latency_ns);
+    sleep_until_ns(now_ns() + link_->latency_ns.load());
   }
 
   void abort(const std::string& reason) noexcept override { inner_->abort(reason); }
 
  private:
   std::unique_ptr<Transport> inner_;
-  LinkShape shape_;
+  std::shared_ptr<const SharedLink> link_;
   std::string name_;
 };
 
@@ -135,7 +135,12 @@ std::unique_ptr<Transport> make_shaped_transport(std::unique_ptr<Transport> inne
     throw Error(ErrorKind::kInvalidArgument,
                 fmt::format("link latency of {} ns: must not be negative", shape.latency_ns));
   }
-  return std::make_unique<ShapedTransport>(std::move(inner), shape);
+  return make_shaped_transport(std::move(inner), std::make_shared<const SharedLink>(shape));
+}
+
+std::unique_ptr<Transport> make_shaped_transport(std::unique_ptr<Transport> inner,
+                                                 std::shared_ptr<const SharedLink> link) {
+  return std::make_unique<ShapedTransport>(std::move(inner), std::move(link));
 }
 
 double parse_bandwidth(const std::string& text) {

@@ -1,112 +1,233 @@
 #include "engine/cost_table.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace duet {
 
 namespace {
 
-// A new figure counts a quarter: steps vary, and a machine's hiccup must not decide.
-constexpr double kNewWeight = 0.25;
-// Programs are remade when the costs have moved by this share of a step, and not sooner than this many
-// steps after the last time.
-constexpr double kRepublishShare = 0.1;
-constexpr int kRepublishSteps = 8;
+constexpr double kMostSamples = 8;
+// Older samples of attention fade: what was measured a hundred steps ago hardly counts.
+constexpr double kFade = 0.97;
+int half_octave(double rows) {
+  return static_cast<int>(std::lround(2.0 * std::log2(std::max(rows, 1.0))));
+}
 
-std::vector<int> kind_index(const std::vector<Stage>& stages) {
-  const std::vector<std::string> kinds = stage_kinds(stages);
-  std::vector<int> index;
-  for (const Stage& stage : stages) {
-    index.push_back(static_cast<int>(std::find(kinds.begin(), kinds.end(), stage.kind) - kinds.begin()));
-  }
-  return index;
+double between(const CostCurve::Point& a, const CostCurve::Point& b, double rows) {
+  return a.value + (b.value - a.value) * (rows - a.rows) / (b.rows - a.rows);
+}
+
+double total_rows(const std::vector<MicroBatchWork>& work) {
+  double rows = 0;
+  for (const MicroBatchWork& w : work) rows += w.rows[0];
+  return rows;
 }
 
 }  // namespace
 
-std::vector<std::string> stage_kinds(const std::vector<Stage>& stages) {
-  std::vector<std::string> kinds;
-  for (const Stage& stage : stages) {
-    if (std::find(kinds.begin(), kinds.end(), stage.kind) == kinds.end()) kinds.push_back(stage.kind);
-  }
-  return kinds;
+// ---- curves
+
+void CostCurve::add(double rows, double value) {
+  if (rows <= 0) return;
+  const int bucket = half_octave(rows);
+  auto at = std::find_if(points_.begin(), points_.end(),
+                         [&](const Point& p) { return half_octave(p.rows) >= bucket; });
+  if (at == points_.end() || half_octave(at->rows) != bucket) at = points_.insert(at, {rows, value, 0});
+  at->weight = std::min(at->weight + 1, kMostSamples);
+  at->rows += (rows - at->rows) / at->weight;
+  at->value += (value - at->value) / at->weight;
 }
 
-std::vector<int64_t> stage_rows(const std::vector<Stage>& stages, const StepBatch& batch) {
-  std::vector<int64_t> all, wanted(static_cast<size_t>(batch.micro_batches()), 0);
-  for (size_t m = 1; m < batch.borders.size(); ++m) {
-    all.push_back(batch.borders[m] - batch.borders[m - 1]);
-    for (int32_t row : batch.logits_rows)
-      wanted[m - 1] += row >= batch.borders[m - 1] && row < batch.borders[m];
+double CostCurve::line(double rows) const {
+  if (points_.empty() || rows <= 0) return 0;
+  const Point& last = points_.back();
+  if (points_.size() == 1) return last.value * rows / last.rows;
+  if (rows >= last.rows) {
+    // A long lever, so that the noise of two neighbours does not set the slope.
+    auto from = std::find_if(points_.rbegin(), points_.rend(),
+                             [&](const Point& p) { return p.rows * 4 <= last.rows; });
+    const Point& first = from == points_.rend() ? points_.front() : *from;
+    return last.value +
+           std::max((last.value - first.value) / (last.rows - first.rows), 0.0) * (rows - last.rows);
   }
-  int last = -1;
-  for (const Stage& stage : stages) last = std::max(last, stage.layer);
-  std::vector<int64_t> rows;
-  bool tail = false;  // past the last layer's KV write
-  int micro_batch = -1;
-  for (const Stage& stage : stages) {
-    if (stage.micro_batch != micro_batch) tail = false;
-    micro_batch = stage.micro_batch;
-    const size_t m = static_cast<size_t>(micro_batch);
-    rows.push_back(tail ? wanted[m] : all[m]);
-    tail = tail || (stage.layer == last && stage.kind == "attn_in");
-  }
-  return rows;
+  auto right = std::find_if(points_.begin(), points_.end(), [&](const Point& p) { return p.rows > rows; });
+  if (right == points_.begin()) ++right;
+  return std::max(between(*(right - 1), *right, rows), 0.2 * points_.front().value);
 }
 
-std::vector<double> stage_costs(const std::vector<Stage>& stages, const StepBatch& batch,
-                                std::span<const float> ns_per_row) {
-  const std::vector<int> kind = kind_index(stages);
-  const std::vector<int64_t> rows = stage_rows(stages, batch);
-  std::vector<double> costs;
-  for (size_t s = 0; s < stages.size(); ++s) {
-    const size_t k = static_cast<size_t>(kind[s]);
-    costs.push_back(k < ns_per_row.size() ? double{ns_per_row[k]} * static_cast<double>(rows[s]) : 0.0);
-  }
-  return costs;
+double CostCurve::level(double rows, double otherwise) const {
+  if (points_.empty()) return otherwise;
+  if (rows <= points_.front().rows) return points_.front().value;
+  if (rows >= points_.back().rows) return points_.back().value;
+  const auto right =
+      std::find_if(points_.begin(), points_.end(), [&](const Point& p) { return p.rows > rows; });
+  return between(*(right - 1), *right, rows);
 }
 
-CostTable::Bucket CostTable::bucket_of(const StepBatch& batch) {
-  const bool prompt = std::any_of(batch.spans.begin(), batch.spans.end(),
-                                  [](const SequenceSpan& s) { return s.form == AttentionForm::kExpanded; });
-  return {prompt, std::bit_width(static_cast<uint64_t>(batch.rows()))};
+// ---- attention
+
+void AttentionFit::add(const AttentionWork& work, double ns) {
+  if (ns <= 0) return;
+  for (size_t i = 0; i < work.size(); ++i) {
+    for (size_t j = 0; j < work.size(); ++j)
+      squares_[i][j] = kFade * squares_[i][j] + work[i] / ns * (work[j] / ns);
+    products_[i] = kFade * products_[i] + work[i] / ns;
+  }
+  solve();
 }
 
-void CostTable::observe(const StepBatch& batch, const Program& program, std::span<const StageTime> times) {
-  const std::vector<int> kind = kind_index(program.stages);
-  const std::vector<int64_t> rows = stage_rows(program.stages, batch);
-  const size_t kinds = stage_kinds(program.stages).size();
-  std::vector<double> ns(kinds, 0), total(kinds, 0);
-  for (size_t s = 0; s < times.size(); ++s) {
-    if (rows[s] == 0) continue;
-    ns[static_cast<size_t>(kind[s])] += static_cast<double>(times[s].end_ns - times[s].start_ns);
-    total[static_cast<size_t>(kind[s])] += static_cast<double>(rows[s]);
-  }
-  Entry& entry = entries_[bucket_of(batch)];
-  const bool fresh = entry.measured.empty();
-  if (fresh) entry.measured.assign(kinds, 0);
-  double moved = 0, all = 0;
-  for (size_t k = 0; k < kinds; ++k) {
-    if (total[k] == 0) continue;
-    const double now = ns[k] / total[k];
-    entry.measured[k] += (fresh ? 1.0 : kNewWeight) * (now - entry.measured[k]);
-    all += entry.measured[k] * total[k];
-    if (!entry.published.empty())
-      moved += std::abs(entry.measured[k] - double{entry.published[k]}) * total[k];
-  }
-  ++entry.steps;
-  if (entry.published.empty() || (entry.steps >= kRepublishSteps && moved > kRepublishShare * all)) {
-    entry.published.assign(entry.measured.begin(), entry.measured.end());
-    entry.steps = 0;
+void AttentionFit::set_coefficients(const AttentionWork& c) {
+  coefficients_ = c;
+}
+
+// Coordinate descent, each coefficient at least 0. A feature that hardly varied apart from the others keeps
+// what it had: the small pull towards the old value decides where the data do not.
+void AttentionFit::solve() {
+  const AttentionWork old = coefficients_;
+  for (int round = 0; round < 200; ++round) {
+    for (size_t i = 0; i < old.size(); ++i) {
+      if (squares_[i][i] <= 0) continue;
+      const double pull = 1e-4 * squares_[i][i];
+      double rest = products_[i] + pull * old[i];
+      for (size_t j = 0; j < old.size(); ++j)
+        if (j != i) rest -= squares_[i][j] * coefficients_[j];
+      coefficients_[i] = std::max(rest / (squares_[i][i] + pull), 0.0);
+    }
   }
 }
 
-const std::vector<float>& CostTable::costs_for(const StepBatch& batch) const {
-  static const std::vector<float> none;
-  const auto found = entries_.find(bucket_of(batch));
-  return found == entries_.end() ? none : found->second.published;
+double AttentionFit::predict(const AttentionWork& work) const {
+  double ns = 0;
+  for (size_t i = 0; i < work.size(); ++i) ns += coefficients_[i] * work[i];
+  return ns;
+}
+
+// ---- the table
+
+void CostTable::observe(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
+                        const Program& program, const ObservedStep& step) {
+  curves_.resize(kinds.kinds().size());
+  if (program.schedule == "sequential")
+    observe_alone(kinds, work, program, step);
+  else
+    observe_overlapped(kinds, work, program, step);
+}
+
+void CostTable::observe_alone(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
+                              const Program& program, const ObservedStep& step) {
+  const size_t classes = kinds.classes();
+  std::vector<double> ns(work.size() * classes), count(ns.size());
+  for (size_t s = 0; s < program.stages.size(); ++s) {
+    const size_t at =
+        static_cast<size_t>(program.stages[s].micro_batch) * classes + static_cast<size_t>(kinds.class_of(s));
+    ns[at] += double{step.busy_ns[s]};
+    count[at] += 1;
+  }
+  for (size_t at = 0; at < ns.size(); ++at) {
+    const MicroBatchWork& w = work[at / classes];
+    const size_t kind = at % classes / 2, wanted = at % 2;
+    if (count[at] == 0 || w.rows[wanted] == 0) continue;
+    if (kinds.kinds()[kind].attention)
+      attention_.add(w.attention[wanted], ns[at] / count[at]);
+    else
+      curves_[kind].add(w.rows[wanted], ns[at] / count[at]);
+  }
+}
+
+void CostTable::observe_overlapped(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
+                                   const Program& program, const ObservedStep& step) {
+  const std::vector<double> alone =
+      stage_costs(program.stages, kinds, predict(kinds, work, /*overlapped=*/false));
+  double compute = 0, compute_alone = 0, comm = 0, comm_alone = 0;
+  for (size_t s = 0; s < alone.size(); ++s) {
+    const bool is_comm = program.stages[s].lane == Lane::kComm;
+    (is_comm ? comm : compute) += double{step.busy_ns[s]};
+    (is_comm ? comm_alone : compute_alone) += alone[s];
+  }
+  const double both = comm - step.exposed_ns;  // both lanes were busy
+  const double rows = total_rows(work);
+  if (both > 0.05 * comm) stolen_.add(rows, std::clamp((compute - compute_alone) / both, 0.0, 0.9));
+  if (comm_alone > 0) stretch_.add(rows, std::clamp(comm / comm_alone, 0.5, 3.0));
+}
+
+std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
+                                      bool overlapped) const {
+  const size_t classes = kinds.classes();
+  const double stretch = overlapped ? stretch_.level(total_rows(work), 1.0) : 1.0;
+  std::vector<float> ns(work.size() * classes);
+  for (size_t at = 0; at < ns.size(); ++at) {
+    const MicroBatchWork& w = work[at / classes];
+    const size_t kind = at % classes / 2, wanted = at % 2;
+    if (kind >= curves_.size() || w.rows[wanted] == 0) continue;
+    const StageKinds::Kind& k = kinds.kinds()[kind];
+    const double value =
+        k.attention ? attention_.predict(w.attention[wanted]) : curves_[kind].line(w.rows[wanted]);
+    ns[at] = static_cast<float>(value * (k.lane == Lane::kComm ? stretch : 1.0));
+  }
+  return ns;
+}
+
+double CostTable::stolen(double rows) const {
+  return stolen_.level(rows, 0.02);
+}
+
+// ---- between runs
+
+namespace {
+
+nlohmann::json curve_json(const CostCurve& curve) {
+  nlohmann::json points = nlohmann::json::array();
+  for (const CostCurve::Point& p : curve.points()) points.push_back({p.rows, p.value, p.weight});
+  return points;
+}
+
+CostCurve curve_of(const nlohmann::json& points) {
+  std::vector<CostCurve::Point> out;
+  for (const auto& p : points) out.push_back({p.at(0), p.at(1), p.at(2)});
+  const bool sound = std::all_of(out.begin(), out.end(), [](const CostCurve::Point& p) {
+    return p.rows > 0 && std::isfinite(p.value) && p.value >= 0 && p.weight >= 1;
+  });
+  if (!sound ||
+      !std::is_sorted(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.rows < b.rows; }))
+    throw nlohmann::json::other_error::create(501, "unsound curve", nullptr);
+  CostCurve curve;
+  curve.set_points(std::move(out));
+  return curve;
+}
+
+}  // namespace
+
+std::string CostTable::dump(const StageKinds& kinds) const {
+  nlohmann::json curves;
+  for (size_t k = 0; k < curves_.size(); ++k) curves[kinds.kinds()[k].name] = curve_json(curves_[k]);
+  return nlohmann::json{{"version", 1},
+                        {"curves", curves},
+                        {"attention", attention_.coefficients()},
+                        {"stolen", curve_json(stolen_)},
+                        {"stretch", curve_json(stretch_)},
+                        {"drag", {curve_json(drag_[0]), curve_json(drag_[1])}}}
+      .dump(1);
+}
+
+bool CostTable::load(const std::string& text, const StageKinds& kinds) {
+  CostTable table;
+  try {
+    const nlohmann::json j = nlohmann::json::parse(text);
+    if (j.at("version") != 1 || j.at("curves").size() != kinds.kinds().size()) return false;
+    for (const StageKinds::Kind& kind : kinds.kinds())
+      table.curves_.push_back(curve_of(j.at("curves").at(kind.name)));
+    table.attention_.set_coefficients(j.at("attention").get<AttentionWork>());
+    table.stolen_ = curve_of(j.at("stolen"));
+    table.stretch_ = curve_of(j.at("stretch"));
+    for (size_t i = 0; i < 2; ++i) table.drag_[i] = curve_of(j.at("drag").at(i));
+  } catch (const nlohmann::json::exception&) {
+    return false;
+  }
+  table.version_ = version_ + 1;
+  *this = std::move(table);
+  return true;
 }
 
 }  // namespace duet

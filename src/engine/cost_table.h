@@ -1,48 +1,100 @@
-// What stages cost, measured while steps run: nanoseconds per row of each kind of stage, by phase and
-// size of the step. Lives on rank 0, whose figures travel with a step, so that all ranks derive one
-// program from one table.
+// What stages cost, learnt from steps that ran: by kind and rows, attention by the keys visited. Lives on
+// rank 0; what it says of a step travels with the step (StepBatch::stage_ns), so that all ranks derive one
+// program from the same figures. Predicts steps that never ran: other sizes, other cuts, overlapped or not.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "exec/cpu_executor.h"
-#include "model/batch.h"
+#include "engine/stage_work.h"
 #include "overlap/program.h"
 
 namespace duet {
 
-/// Kinds in order of first appearance; the same on every rank that records the same model.
-std::vector<std::string> stage_kinds(const std::vector<Stage>& stages);
-/// Rows that a stage works on: its micro-batch's, or in the last layer after the KV write and in the
-/// head those whose logits are wanted.
-std::vector<int64_t> stage_rows(const std::vector<Stage>& stages, const StepBatch& batch);
-/// Cost of every stage from costs per row by kind (in the order of stage_kinds).
-std::vector<double> stage_costs(const std::vector<Stage>& stages, const StepBatch& batch,
-                                std::span<const float> ns_per_row);
+/// A value by number of rows: measured at some, read between and beyond them.
+class CostCurve {
+ public:
+  struct Point {
+    double rows = 0;
+    double value = 0;
+    double weight = 0;  // samples, up to a limit: later ones then count an eighth
+  };
+  void add(double rows, double value);
+  bool empty() const { return points_.empty(); }
+  /// Straight lines through the points; beyond the last one as steep as over the last factor of four.
+  double line(double rows) const;
+  /// The same, but level beyond the ends (for ratios); `otherwise` when nothing was measured.
+  double level(double rows, double otherwise) const;
+  const std::vector<Point>& points() const { return points_; }
+  void set_points(std::vector<Point> points) { points_ = std::move(points); }
+
+ private:
+  std::vector<Point> points_;  // ascending, at most one for each half octave of rows
+};
+
+/// ns = Σ coefficient · feature, all at least 0, fitted to relative errors with newer samples counting more.
+class AttentionFit {
+ public:
+  void add(const AttentionWork& work, double ns);
+  double predict(const AttentionWork& work) const;
+  const AttentionWork& coefficients() const { return coefficients_; }
+  void set_coefficients(const AttentionWork& c);
+
+ private:
+  void solve();
+  std::array<AttentionWork, kAttentionFeatures> squares_{};
+  AttentionWork products_{};
+  AttentionWork coefficients_{};
+};
+
+/// Times of a step over all ranks: computing by the slowest, communication by the fastest (a rank's lateness
+/// is not network).
+struct ObservedStep {
+  std::vector<float> busy_ns;  // by stage
+  double step_ns = 0;
+  double exposed_ns = 0;
+};
 
 class CostTable {
  public:
-  /// Learns from a step that ran.
-  void observe(const StepBatch& batch, const Program& program, std::span<const StageTime> times);
-  /// Costs per row for a step like this one, in the order of stage_kinds; empty while nothing like it
-  /// has run. Changes only when the measured ones have moved away, so programs are not remade all the time.
-  const std::vector<float>& costs_for(const StepBatch& batch) const;
+  /// Learns from a step.
+  void observe(const StageKinds& kinds, const std::vector<MicroBatchWork>& work, const Program& program,
+               const ObservedStep& step);
+  /// Learns by how much a step took longer than simulate() says on this table's costs.
+  void observe_drag(double rows, bool overlapped, double ratio) { drag_[overlapped].add(rows, ratio); }
+  /// A step took much more or less than had been predicted: decisions must be made again.
+  void expire() { ++version_; }
+
+  bool empty() const { return curves_.empty(); }
+  /// Costs by micro-batch and class. Collectives of an overlapped program are longer than alone.
+  std::vector<float> predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
+                             bool overlapped) const;
+  /// The part of the core that collectives take from the compute lane of an overlapped step of so many rows.
+  double stolen(double rows) const;
+  /// What a simulated time is to be multiplied by: ranks that wait for each other, wake-ups.
+  double drag(double rows, bool overlapped) const { return drag_[overlapped].level(rows, 1.0); }
+  /// Goes up when costs have moved so much that decisions made before may be wrong.
+  int64_t version() const { return version_; }
+  const AttentionFit& attention() const { return attention_; }
+
+  /// As text (JSON), for the cache between runs.
+  std::string dump(const StageKinds& kinds) const;
+  /// False, and no change, when the text is not a table of these kinds.
+  bool load(const std::string& text, const StageKinds& kinds);
 
  private:
-  using Bucket = std::pair<bool, int>;  // has a prompt, log2 of the rows
-  static Bucket bucket_of(const StepBatch& batch);
+  void observe_alone(const StageKinds& kinds, const std::vector<MicroBatchWork>& work, const Program& program,
+                     const ObservedStep& step);
+  void observe_overlapped(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
+                          const Program& program, const ObservedStep& step);
 
-  struct Entry {
-    std::vector<double> measured;  // moving average
-    std::vector<float> published;
-    int steps = 0;  // since published
-  };
-  std::map<Bucket, Entry> entries_;
+  std::vector<CostCurve> curves_;  // by kind
+  AttentionFit attention_;
+  CostCurve stolen_, stretch_;
+  std::array<CostCurve, 2> drag_;
+  int64_t version_ = 0;
 };
 
 }  // namespace duet

@@ -6,8 +6,8 @@
 #include <deque>
 #include <filesystem>
 
+#include "base/clock.h"
 #include "base/error.h"
-#include "engine/block_manager.h"
 #include "engine/options.h"
 #include "engine/random.h"
 
@@ -15,7 +15,7 @@ namespace duet {
 
 namespace {
 
-SamplingDefaults sampling_defaults(const LlmOptions& options, const DeepseekConfig& config) {
+SamplingDefaults sampling_defaults(const LlmOptions& options, const ModelConfig& config) {
   if (options.generation_config != "auto" && options.generation_config != "vllm")
     throw Error(
         ErrorKind::kInvalidArgument,
@@ -46,7 +46,7 @@ std::unique_ptr<Engine> Engine::start(const LlmOptions& options,
   std::unique_ptr<Engine> engine(new Engine());
   engine->options_ = options;
   const SplitPolicy policy = split_policy(options);
-  const DeepseekConfig config = read_model_config(options);
+  const ModelConfig config = read_model_config(options);
   const RankOptions ranks = rank_options(options, config.vocab_size);
   engine->defaults_ = sampling_defaults(options, config);
   if (!options.skip_tokenizer_init) {
@@ -58,8 +58,14 @@ std::unique_ptr<Engine> Engine::start(const LlmOptions& options,
 
   engine->ranks_ = RankGroup::start(ranks, progress);
   if (!engine->ranks_) return nullptr;
-  engine->builder_ = std::make_unique<StepBuilder>(config, policy);
+  engine->policy_ = policy;
+  if (policy.dbo != DboMode::kOff) engine->ranks_->calibrate();
   engine->sampler_ = std::make_unique<Sampler>(config.vocab_size, engine->info().cpu_level);
+  if (options.enable_prefix_caching)
+    engine->cache_ = std::make_unique<PrefixCache>(options.prefix_cache_prompt_only);
+  engine->blocks_ = std::make_unique<BlockManager>(engine->info().kv_blocks, engine->info().block_size,
+                                                   engine->cache_.get());
+  engine->generator_ = std::make_unique<Generator>(*engine, engine->blocks_.get());
   return engine;
 }
 
@@ -77,77 +83,159 @@ std::vector<int32_t> Engine::tokenize(const Prompt& prompt, std::string* text) c
   return text_ ? text_->encode(prompt, text) : std::vector<int32_t>();
 }
 
-std::vector<int32_t> Engine::checked_tokens(const Prompt& prompt, size_t index, std::string* text) const {
+std::vector<int32_t> Engine::checked_tokens(const Prompt& prompt, const std::string& name,
+                                            std::string* text) const {
   std::vector<int32_t> ids = tokenize(prompt, text);
-  if (ids.empty()) throw Error(ErrorKind::kInvalidArgument, fmt::format("prompt {} is empty", index));
+  if (ids.empty()) throw Error(ErrorKind::kInvalidArgument, fmt::format("{} is empty", name));
   const int64_t vocab = info().config.vocab_size;
   for (const int32_t id : ids)
     if (id < 0 || id >= vocab)
-      throw Error(ErrorKind::kInvalidArgument,
-                  fmt::format("prompt {} holds token id {}, the model's vocabulary has ids 0 to {}", index,
-                              id, vocab - 1));
+      throw Error(
+          ErrorKind::kInvalidArgument,
+          fmt::format("{} holds token id {}, the model's vocabulary has ids 0 to {}", name, id, vocab - 1));
   return ids;
 }
 
-std::vector<ResolvedParams> Engine::checked_params(const std::vector<SamplingParams>& params,
-                                                   size_t prompts) {
-  if (params.size() != 1 && params.size() != prompts)
-    throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("{} sets of sampling parameters for {} prompts: give one for all or one for each",
-                            params.size(), prompts));
-  std::vector<ResolvedParams> resolved;
-  resolved.reserve(prompts);
-  for (size_t i = 0; i < prompts; ++i) {
-    resolved.push_back(resolve_params(params[params.size() == 1 ? 0 : i], defaults_,
-                                      derive_seed(options_.seed, requests_seen_ + i)));
-    if (!text_ && !resolved.back().stop.empty())
-      throw Error(
-          ErrorKind::kInvalidArgument,
-          "stop strings need the tokenizer, which was not loaded (skip_tokenizer_init): use stop_token_ids");
-  }
-  requests_seen_ += prompts;
-  return resolved;
-}
-
 // The last token generated is never computed, hence the − 1 on what the cache has to hold.
-void Engine::check_fits(size_t index, int64_t prompt_tokens, int64_t max_tokens) const {
+void Engine::check_fits(const std::string& name, int64_t prompt_tokens, int64_t max_tokens) const {
   const int64_t longest = info().max_model_len;
   if (prompt_tokens + (max_tokens > 0 ? 1 : 0) > longest)
     throw Error(ErrorKind::kInvalidArgument,
-                fmt::format("prompt {} has {} tokens{}, --max-model-len is {}", index, prompt_tokens,
+                fmt::format("{} has {} tokens{}, --max-model-len is {}", name, prompt_tokens,
                             max_tokens > 0 ? ", which leaves no room for a generated one" : "", longest));
   const int64_t tokens = max_tokens > 0 ? std::min(prompt_tokens + max_tokens, longest) - 1 : prompt_tokens;
   const int64_t capacity = info().kv_blocks * info().block_size;
   if (tokens > capacity)
-    throw Error(
-        ErrorKind::kResourceExhausted,
-        fmt::format("prompt {} has {} tokens and may grow to {}, the KV cache holds {} tokens in all: "
-                    "raise --kv-cache-memory or lower --max-tokens",
-                    index, prompt_tokens, tokens + 1, capacity));
+    throw Error(ErrorKind::kResourceExhausted,
+                fmt::format("{} has {} tokens and may grow to {}, the KV cache holds {} tokens in all: "
+                            "raise --kv-cache-memory or lower --max-tokens",
+                            name, prompt_tokens, tokens + 1, capacity));
 }
+
+GenerationRequest Engine::prepare(const Prompt& prompt, const SamplingParams& params,
+                                  const std::string& name) {
+  GenerationRequest request;
+  request.params = resolve_params(params, defaults_, derive_seed(options_.seed, requests_seen_++));
+  if (!text_ && !request.params.stop.empty())
+    throw Error(
+        ErrorKind::kInvalidArgument,
+        "stop strings need the tokenizer, which was not loaded (skip_tokenizer_init): use stop_token_ids");
+  request.prompt = checked_tokens(prompt, name, &request.text);
+  check_fits(name, static_cast<int64_t>(request.prompt.size()), request.params.max_tokens);
+  return request;
+}
+
+namespace {
+
+// Adds a step's news to the whole.
+void collect(Delta&& delta, RequestOutput& output) {
+  Completion& c = output.completions[delta.sample];
+  c.text += delta.text;
+  c.token_ids.insert(c.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+  c.logprobs.insert(c.logprobs.end(), std::make_move_iterator(delta.logprobs.begin()),
+                    std::make_move_iterator(delta.logprobs.end()));
+  output.prompt_logprobs.insert(output.prompt_logprobs.end(),
+                                std::make_move_iterator(delta.prompt_logprobs.begin()),
+                                std::make_move_iterator(delta.prompt_logprobs.end()));
+  output.cached_tokens = std::max(output.cached_tokens, delta.cached_tokens);
+  if (delta.finish == Finish::kNone) return;
+  c.finish_reason = to_string(delta.finish);
+  c.stop_string = std::move(delta.stop_string);
+  c.stop_token_id = delta.stop_token_id;
+}
+
+// One Engine::generate: whatever ends it, its requests leave with it.
+class Run {
+ public:
+  Run(Engine& engine, std::vector<RequestOutput>& outputs) : engine_(engine), outputs_(outputs) {}
+  ~Run() {
+    for (const int64_t id : ids_) engine_.generator().abort(id);
+  }
+
+  void add(GenerationRequest&& request) {
+    const size_t index = ids_.size();
+    RequestOutput& output = outputs_[index];
+    output.prompt = request.text;
+    output.prompt_token_ids = request.prompt;
+    output.completions.resize(static_cast<size_t>(request.params.n));
+    unfinished_.push_back(request.params.n);
+    ids_.push_back(engine_.next_request_id());
+    const auto sink = [this, index](Delta&& delta) {
+      if (delta.error && !error_) error_ = delta.error;
+      if (delta.finish != Finish::kNone && --unfinished_[index] == 0) ++done_;
+      collect(std::move(delta), outputs_[index]);
+    };
+    engine_.generator().add(ids_.back(), std::move(request), sink, now_ns());
+  }
+
+  void work(const std::function<void(const Progress&)>& progress) {
+    const EngineCounters before = engine_.counters();
+    const int64_t start = now_ns();
+    while (done_ < static_cast<int64_t>(ids_.size())) {
+      engine_.generator().step();
+      if (error_) std::rethrow_exception(error_);
+      if (progress) progress(progress_since(before, start));
+    }
+  }
+
+ private:
+  Progress progress_since(const EngineCounters& before, int64_t start) const {
+    const EngineCounters& now = engine_.counters();
+    Progress p;
+    p.requests_done = done_;
+    p.requests = static_cast<int64_t>(outputs_.size());
+    p.prefill_tokens = now.prefill_tokens - before.prefill_tokens;
+    p.decode_tokens = now.decode_tokens - before.decode_tokens;
+    p.seconds = static_cast<double>(now_ns() - start) * 1e-9;
+    p.exposed_ms = now.exposed_ms - before.exposed_ms;
+    p.step_ms = now.step_ms - before.step_ms;
+    return p;
+  }
+
+  Engine& engine_;
+  std::vector<RequestOutput>& outputs_;
+  std::vector<int64_t> ids_;
+  std::vector<int> unfinished_;  // continuations per request
+  int64_t done_ = 0;
+  std::exception_ptr error_;
+};
+
+}  // namespace
 
 std::vector<RequestOutput> Engine::generate(const std::vector<Prompt>& prompts,
                                             const std::vector<SamplingParams>& params,
                                             const std::function<void(const Progress&)>& progress) {
-  const std::vector<ResolvedParams> resolved = checked_params(params, prompts.size());
+  if (params.size() != 1 && params.size() != prompts.size())
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("{} sets of sampling parameters for {} prompts: give one for all or one for each",
+                            params.size(), prompts.size()));
+  std::vector<GenerationRequest> requests;
+  for (size_t i = 0; i < prompts.size(); ++i)
+    requests.push_back(prepare(prompts[i], params[params.size() == 1 ? 0 : i], fmt::format("prompt {}", i)));
   std::vector<RequestOutput> outputs(prompts.size());
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    outputs[i].prompt_token_ids = checked_tokens(prompts[i], i, &outputs[i].prompt);
-    check_fits(i, static_cast<int64_t>(outputs[i].prompt_token_ids.size()), resolved[i].max_tokens);
-  }
-  run_generation(*this, outputs, resolved, progress);
+  Run run(*this, outputs);
+  for (GenerationRequest& request : requests) run.add(std::move(request));
+  run.work(progress);
   return outputs;
 }
 
 StepResult Engine::run_step(Scheduler& scheduler, Step& step) {
+  const int64_t preemptions = scheduler.preemptions();
   const std::vector<ScheduledPiece> pieces = scheduler.schedule();
-  step = builder_->build(pieces);
-  const StepResult result = ranks_->run(step.batch);
+  counters_.preemptions += scheduler.preemptions() - preemptions;
+  const int64_t begin = now_ns();
+  for (const ScheduledPiece& piece : pieces)
+    if (piece.sequence->started_ns == 0) piece.sequence->started_ns = begin;
+  step = build_step(pieces);
+  const StepResult result = ranks_->run(step.batch, policy_);
   scheduler.commit(pieces);
   counters_.prefill_tokens += step.new_prompt_tokens;
   counters_.decode_tokens += step.new_generated_tokens;
   counters_.step_ms += static_cast<double>(result.step_ns) * 1e-6;
   counters_.exposed_ms += static_cast<double>(result.exposed_ns) * 1e-6;
+  counters_.comm_ms += static_cast<double>(result.comm_ns) * 1e-6;
+  ++counters_.steps;
+  if (result.overlapped) ++counters_.steps_overlapped;
   return result;
 }
 
@@ -168,15 +256,18 @@ void Engine::logits(const std::vector<Prompt>& prompts, const LogitsOptions& opt
   for (size_t i = 0; i < prompts.size(); ++i) {
     Sequence& sequence = sequences.emplace_back();
     sequence.id = static_cast<int64_t>(i);
-    sequence.tokens = checked_tokens(prompts[i], i, nullptr);
+    const std::string name = fmt::format("prompt {}", i);
+    sequence.tokens = checked_tokens(prompts[i], name, nullptr);
     sequence.prompt_tokens = sequence.length();
-    check_fits(i, sequence.length(), 0);
+    check_fits(name, sequence.length(), 0);
     if (options.decode) sequence.prompt_form = AttentionForm::kAbsorbed;
   }
   SchedulerOptions limits;
   limits.max_num_batched_tokens = std::min(options_.max_num_batched_tokens, max_logits_rows_);
   limits.max_num_seqs = limits.max_num_batched_tokens;  // the batch is bounded by tokens alone
   limits.max_tokens_per_sequence = options.decode ? 1 : options.chunk;
+  // Reads and fills no prefix cache. What it overwrites there, the cache must not offer any more.
+  if (cache_) cache_->clear();
   BlockManager blocks(info().kv_blocks, info().block_size);
   Scheduler scheduler(limits, &blocks);
   for (Sequence& sequence : sequences) scheduler.add(&sequence);
@@ -197,26 +288,23 @@ void Engine::logits(const std::vector<Prompt>& prompts, const LogitsOptions& opt
       if (sequence->first_wanted == sequence->length()) scheduler.finish(sequence);
     }
   }
-  count_preemptions(scheduler.preemptions());
 }
 
 void Engine::set_dbo(const std::string& dbo) {
-  SplitPolicy policy = builder_->policy();
-  policy.dbo = parse_dbo(dbo);
-  if (policy.dbo && !parse_dbo(options_.dbo))
+  const DboMode mode = parse_dbo(dbo);
+  if (mode != DboMode::kOff && parse_dbo(options_.dbo) == DboMode::kOff)
     throw Error(ErrorKind::kInvalidArgument,
                 "dbo cannot be turned on: the model was loaded with dbo off, which reserves nothing for it");
-  builder_->set_policy(policy);
+  policy_.dbo = mode;
 }
 
 void Engine::set_micro_batches(int micro_batches) {
-  if (micro_batches < 2 || micro_batches > options_.micro_batches) {
-    throw Error(ErrorKind::kInvalidArgument, fmt::format("micro-batches {}: the model was loaded for 2 to {}",
-                                                         micro_batches, options_.micro_batches));
+  const int most = options_.micro_batches > 0 ? options_.micro_batches : kMostMicroBatches;
+  if (micro_batches != 0 && (micro_batches < 2 || micro_batches > most)) {
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("micro-batches {}: the model was loaded for 2 to {}", micro_batches, most));
   }
-  SplitPolicy policy = builder_->policy();
-  policy.micro_batches = micro_batches;
-  builder_->set_policy(policy);
+  policy_.micro_batches = micro_batches;
 }
 
 LlmStats Engine::stats() {
@@ -235,6 +323,7 @@ LlmStats Engine::stats() {
   s.exposed_ms = run.exposed_ms;
   s.hidden_share = run.hidden_share();
   for (const RunStats::Kind& k : run.kinds) s.kinds.push_back({k.kind, k.comm, k.count, k.ms});
+  s.decisions.assign(run.decisions.begin(), run.decisions.end());
   return s;
 }
 

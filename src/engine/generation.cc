@@ -1,141 +1,186 @@
-// One generate() call: sequences into the scheduler, steps until none is left, each new token through
-// sampler, detokenizer and stop rules.
+#include "engine/generation.h"
+
 #include <algorithm>
-#include <deque>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "engine/block_manager.h"
 #include "engine/engine.h"
-#include "engine/stop.h"
 
 namespace duet {
 
-namespace {
+struct Generator::Request {
+  int64_t id = 0;
+  GenerationRequest given;
+  DeltaSink sink;
+  int64_t arrival_ns = 0;
+  std::vector<int64_t> unfinished;  // sequence ids
+};
 
-struct Continuation {
+struct Generator::Continuation {
   Sequence sequence;
-  const ResolvedParams* params = nullptr;
-  size_t request = 0;
+  Request* request = nullptr;
   uint32_t sample = 0;
   std::unique_ptr<TextStream> stream;  // null without a tokenizer
-  Completion out;
+  std::string text;
+  size_t released = 0;  // bytes of `text` that went out
+  Delta delta;          // of this step
+
+  const ResolvedParams& params() const { return request->given.params; }
 };
 
-class Generation {
- public:
-  Generation(Engine& engine, std::vector<RequestOutput>& outputs, const std::vector<ResolvedParams>& params)
-      : engine_(engine),
-        outputs_(outputs),
-        blocks_(engine.info().kv_blocks, engine.info().block_size),
-        scheduler_({engine.options().max_num_batched_tokens, engine.options().max_num_seqs, 0}, &blocks_) {
-    for (size_t request = 0; request < outputs.size(); ++request) {
-      outputs[request].completions.resize(static_cast<size_t>(params[request].n));
-      unfinished_.push_back(params[request].n);
-      for (int sample = 0; sample < params[request].n; ++sample)
-        add(request, static_cast<uint32_t>(sample), params[request]);
-    }
-  }
+Generator::Generator(Engine& engine, BlockManager* blocks)
+    : engine_(engine),
+      scheduler_({engine.options().max_num_batched_tokens, engine.options().max_num_seqs, 0,
+                  engine.max_logits_rows()},
+                 blocks) {}
 
-  void run(const std::function<void(const Progress&)>& progress) {
-    const EngineCounters before = engine_.counters();
-    const int64_t start = now_ns();
-    Step step;
-    while (scheduler_.has_work()) {
-      const int64_t begin = now_ns();
-      const StepResult result = engine_.run_step(scheduler_, step);
-      const size_t vocab = result.logits.size() / std::max<size_t>(step.wanted.size(), 1);
-      for (size_t i = 0; i < step.wanted.size(); ++i)
-        advance(continuations_[static_cast<size_t>(step.wanted[i].sequence->id)],
-                result.logits.subspan(i * vocab, vocab));
-      engine_.count_time(step, static_cast<double>(now_ns() - begin) * 1e-9);
-      if (progress) progress(progress_since(before, start));
-    }
-  }
+Generator::~Generator() {
+  for (auto& [id, c] : continuations_) scheduler_.finish(&c->sequence);
+}
 
-  int64_t preemptions() const { return scheduler_.preemptions(); }
-
- private:
-  void add(size_t request, uint32_t sample, const ResolvedParams& params) {
-    Continuation& c = continuations_.emplace_back();
-    c.params = &params;
-    c.request = request;
-    c.sample = sample;
-    c.sequence.id = static_cast<int64_t>(continuations_.size()) - 1;
-    c.sequence.tokens = outputs_[request].prompt_token_ids;
+void Generator::add(int64_t id, GenerationRequest request, DeltaSink sink, int64_t arrival_ns) {
+  auto owned = std::make_unique<Request>();
+  Request& r = *owned;
+  r.id = id;
+  r.given = std::move(request);
+  r.sink = std::move(sink);
+  r.arrival_ns = arrival_ns;
+  DUET_CHECK(requests_.emplace(id, std::move(owned)).second);
+  const ResolvedParams& params = r.given.params;
+  for (int sample = 0; sample < params.n; ++sample) {
+    auto continuation = std::make_unique<Continuation>();
+    Continuation& c = *continuation;
+    c.request = &r;
+    c.sample = static_cast<uint32_t>(sample);
+    c.sequence.id = next_sequence_++;
+    c.sequence.tokens = r.given.prompt;
     c.sequence.prompt_tokens = c.sequence.length();
-    c.sequence.first_wanted = c.sequence.length() - 1;
+    // The logits of the last token of a prompt are no prompt_logprobs, but the first step of sampling.
+    c.sequence.first_wanted = params.prompt_logprobs >= 0 && sample == 0 ? 0 : c.sequence.length() - 1;
     if (engine_.text()) c.stream = engine_.text()->stream(params.skip_special_tokens);
+    r.unfinished.push_back(c.sequence.id);
     scheduler_.add(&c.sequence);
+    continuations_.emplace(c.sequence.id, std::move(continuation));
   }
+}
 
-  void advance(Continuation& c, std::span<const float> logits) {
-    const ResolvedParams& params = *c.params;
-    const int32_t token =
-        engine_.sampler().sample(logits, {&params, c.sequence.tokens, c.sequence.prompt_tokens, c.sample});
-    if (params.logprobs >= 0)
-      c.out.logprobs.push_back(engine_.sampler().logprobs(logits, token, params.logprobs));
-    c.sequence.append(token);
-    Finish finish =
-        check_token(params, token, c.sequence.generated(), c.sequence.length(), engine_.info().max_model_len);
-    if (c.stream) {
-      // A stop token is among the ids, not in the text.
-      if (finish != Finish::kStop && add_text(c, c.stream->push(token)))
-        finish = Finish::kStop;
-      else if (finish != Finish::kNone && add_text(c, c.stream->finish()))
-        finish = Finish::kStop;
+void Generator::end(Request& request, Finish finish, const std::exception_ptr& error) {
+  // close() erases the request with its last continuation.
+  for (const int64_t id : std::vector<int64_t>(request.unfinished))
+    close(*continuations_.at(id), finish, error);
+}
+
+void Generator::abort(int64_t id) {
+  if (const auto found = requests_.find(id); found != requests_.end())
+    end(*found->second, Finish::kAbort, nullptr);
+}
+
+void Generator::abort_all() {
+  while (!requests_.empty()) end(*requests_.begin()->second, Finish::kAbort, nullptr);
+}
+
+void Generator::fail_all(const std::exception_ptr& error) {
+  while (!requests_.empty()) end(*requests_.begin()->second, Finish::kError, error);
+}
+
+const Step& Generator::step() {
+  const int64_t begin = now_ns();
+  const StepResult result = engine_.run_step(scheduler_, step_);
+  const int64_t now = now_ns();
+  const size_t vocab = result.logits.size() / std::max<size_t>(step_.wanted.size(), 1);
+  // By number: a continuation that closes takes its sequence with it.
+  std::vector<int64_t> ids;
+  for (const WantedLogits& wanted : step_.wanted) ids.push_back(wanted.sequence->id);
+  for (size_t i = 0; i < step_.wanted.size(); ++i) {
+    const auto found = continuations_.find(ids[i]);
+    if (found == continuations_.end()) continue;
+    Continuation& c = *found->second;
+    const int64_t token = step_.wanted[i].token;
+    const auto row = result.logits.subspan(i * vocab, vocab);
+    try {
+      if (token + 1 < c.sequence.length())
+        take_prompt_row(c, token, row);
+      else
+        advance(c, row, now);
+    } catch (const std::exception&) {
+      close(c, Finish::kError, std::current_exception());
     }
-    if (finish != Finish::kNone) close(c, finish);
   }
+  engine_.count_time(step_, static_cast<double>(now_ns() - begin) * 1e-9);
+  return step_;
+}
 
-  // True when a stop string came up: the text then ends before it.
-  bool add_text(Continuation& c, const std::string& piece) {
-    c.out.text += piece;
-    if (c.params->stop.empty() || c.sequence.generated() <= c.params->min_tokens) return false;
-    const auto at = find_stop(c.out.text, piece.size(), c.params->stop);
-    if (at) c.out.text.resize(*at);
-    return at.has_value();
+void Generator::take_prompt_row(Continuation& c, int64_t token, std::span<const float> logits) {
+  const int32_t next = c.sequence.tokens[static_cast<size_t>(token) + 1];
+  c.delta.prompt_logprobs.push_back(engine_.sampler().logprobs(logits, next, c.params().prompt_logprobs));
+  c.sequence.first_wanted = token + 1;  // a preempted prompt hands over each row once
+}
+
+void Generator::advance(Continuation& c, std::span<const float> logits, int64_t now) {
+  const ResolvedParams& params = c.params();
+  Sequence& sequence = c.sequence;
+  const int32_t token =
+      engine_.sampler().sample(logits, {&params, sequence.tokens, sequence.prompt_tokens, c.sample});
+  c.delta.token_ids.push_back(token);
+  if (params.logprobs >= 0)
+    c.delta.logprobs.push_back(engine_.sampler().logprobs(logits, token, params.logprobs));
+  c.delta.at_ns = now;
+  sequence.append(token);
+  Finish finish =
+      check_token(params, token, sequence.generated(), sequence.length(), engine_.info().max_model_len);
+  if (finish == Finish::kStop && std::binary_search(params.requested_stop_token_ids.begin(),
+                                                    params.requested_stop_token_ids.end(), token))
+    c.delta.stop_token_id = token;
+  if (c.stream) {
+    // A stop token is among the ids, not in the text.
+    if (finish != Finish::kStop && add_text(c, c.stream->push(token)))
+      finish = Finish::kStop;
+    else if (finish != Finish::kNone && add_text(c, c.stream->finish()))
+      finish = Finish::kStop;
   }
+  if (finish != Finish::kNone)
+    close(c, finish);
+  else
+    deliver(c);
+}
 
-  void close(Continuation& c, Finish finish) {
-    scheduler_.finish(&c.sequence);
-    c.out.token_ids.assign(c.sequence.tokens.begin() + c.sequence.prompt_tokens, c.sequence.tokens.end());
-    c.out.finish_reason = to_string(finish);
-    outputs_[c.request].completions[c.sample] = std::move(c.out);
-    c.stream.reset();
-    if (--unfinished_[c.request] == 0) ++done_;
-  }
+// True when a stop string came up: the text then ends before it.
+bool Generator::add_text(Continuation& c, const std::string& piece) {
+  const ResolvedParams& params = c.params();
+  c.text += piece;
+  if (params.stop.empty() || c.sequence.generated() <= params.min_tokens) return false;
+  const auto match = find_stop(c.text, piece.size(), params.stop);
+  if (!match) return false;
+  const std::string& stop = params.stop[match->index];
+  c.text.resize(match->at + (params.include_stop ? stop.size() : 0));
+  c.delta.stop_string = stop;
+  return true;
+}
 
-  Progress progress_since(const EngineCounters& before, int64_t start) const {
-    const EngineCounters& now = engine_.counters();
-    Progress p;
-    p.requests_done = done_;
-    p.requests = static_cast<int64_t>(outputs_.size());
-    p.prefill_tokens = now.prefill_tokens - before.prefill_tokens;
-    p.decode_tokens = now.decode_tokens - before.decode_tokens;
-    p.seconds = static_cast<double>(now_ns() - start) * 1e-9;
-    p.exposed_ms = now.exposed_ms - before.exposed_ms;
-    p.step_ms = now.step_ms - before.step_ms;
-    return p;
-  }
+void Generator::deliver(Continuation& c) {
+  const size_t kept = c.delta.finish == Finish::kNone ? held_back(c.text, c.params().stop) : 0;
+  const size_t end = std::max(c.text.size() - kept, c.released);
+  c.delta.text = c.text.substr(c.released, end - c.released);
+  c.released = end;
+  c.delta.sample = c.sample;
+  c.delta.cached_tokens = c.sequence.cached;
+  c.delta.arrival_ns = c.request->arrival_ns;
+  c.delta.scheduled_ns = c.sequence.started_ns;
+  if (c.delta.at_ns == 0) c.delta.at_ns = now_ns();
+  c.request->sink(std::exchange(c.delta, {}));
+}
 
-  Engine& engine_;
-  std::vector<RequestOutput>& outputs_;
-  BlockManager blocks_;
-  Scheduler scheduler_;
-  std::deque<Continuation> continuations_;  // by Sequence::id; stays in place
-  std::vector<int> unfinished_;             // continuations per request
-  int64_t done_ = 0;
-};
-
-}  // namespace
-
-void run_generation(Engine& engine, std::vector<RequestOutput>& outputs,
-                    const std::vector<ResolvedParams>& params,
-                    const std::function<void(const Progress&)>& progress) {
-  Generation generation(engine, outputs, params);
-  generation.run(progress);
-  engine.count_preemptions(generation.preemptions());
+void Generator::close(Continuation& c, Finish finish, const std::exception_ptr& error) {
+  scheduler_.finish(&c.sequence);
+  c.delta.finish = finish;
+  c.delta.error = error;
+  deliver(c);
+  Request& request = *c.request;
+  std::erase(request.unfinished, c.sequence.id);
+  continuations_.erase(c.sequence.id);
+  if (request.unfinished.empty()) requests_.erase(request.id);
 }
 
 }  // namespace duet

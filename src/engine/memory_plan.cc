@@ -40,7 +40,7 @@ constexpr int64_t kDefaultCacheTokens = 65536;
 
 }  // namespace
 
-MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config) {
+MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config) {
   const ComputeDtype dtype = resolve(options.dtype, config.dtype);
   const int locals = local_ranks(options);
   BatchLimits limits;
@@ -55,8 +55,9 @@ MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config)
                 fmt::format("--max-model-len {}: {} has {} positions (max_position_embeddings)",
                             limits.max_positions, config.file, config.max_position_embeddings));
   }
-  const ModelBytes bytes = deepseek_bytes(config, dtype, options.expert_path, options.expert_parallel, 0,
-                                          options.ranks, resolve_threads(options), limits);
+  const ModelBytes bytes =
+      model_bytes(config, {dtype, options.quantization, options.int8_head}, options.expert_path,
+                  options.expert_parallel, 0, options.ranks, resolve_threads(options), limits);
   MemoryPlan plan;
   plan.weights = bytes.weights;
   plan.activations = bytes.activations;

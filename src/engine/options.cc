@@ -69,14 +69,15 @@ int64_t parse_bytes(const std::string& text, const char* flag) {
       fmt::format("{} is \"{}\", must be a size above 0 such as 4GiB, 512MiB or 2000000000", flag, text));
 }
 
-bool parse_dbo(const std::string& text) {
-  return choose<bool>(text, "--dbo", {{"off", false}, {"on", true}});
+DboMode parse_dbo(const std::string& text) {
+  return choose<DboMode>(text, "--dbo",
+                         {{"off", DboMode::kOff}, {"on", DboMode::kOn}, {"auto", DboMode::kAuto}});
 }
 
 SplitPolicy split_policy(const LlmOptions& o) {
   SplitPolicy policy;
   policy.dbo = parse_dbo(o.dbo);
-  at_least(o.micro_batches, 1, "--micro-batches");
+  at_least(o.micro_batches, 0, "--micro-batches");
   constexpr int kMost = 64;
   if (o.micro_batches > kMost)
     throw Error(ErrorKind::kInvalidArgument,
@@ -107,6 +108,9 @@ RankOptions rank_options(const LlmOptions& o, int64_t vocab_size) {
                                   {"half", ComputeDtype::kHalf},
                                   {"float", ComputeDtype::kFloat32},
                                   {"float16", ComputeDtype::kHalf}});
+  r.quantization = choose<Quantization>(o.quantization, "--quantization",
+                                        {{"", Quantization::kAsStored}, {"w8a8", Quantization::kW8A8}});
+  r.int8_head = !o.float_head;
   at_least(o.tensor_parallel_size, 1, "--tensor-parallel-size");
   r.ranks = o.tensor_parallel_size;
   const std::string backend = !o.distributed_executor_backend.empty() ? o.distributed_executor_backend
@@ -114,6 +118,9 @@ RankOptions rank_options(const LlmOptions& o, int64_t vocab_size) {
                                                                       : "threads";
   r.backend = choose<Backend>(backend, "--distributed-executor-backend",
                               {{"threads", Backend::kThreads}, {"mpi", Backend::kMpi}});
+  r.comm_transport = choose<CommTransport>(
+      o.comm_transport, "--comm-transport",
+      {{"auto", CommTransport::kAuto}, {"mpi", CommTransport::kMpi}, {"tcp", CommTransport::kTcp}});
   at_least(o.threads, 0, "--threads");
   r.threads_per_rank = o.threads;
   r.expert_path =
@@ -143,14 +150,18 @@ RankOptions rank_options(const LlmOptions& o, int64_t vocab_size) {
   if (!o.kv_cache_memory.empty()) r.kv_cache_bytes = parse_bytes(o.kv_cache_memory, "--kv-cache-memory");
   const SplitPolicy policy = split_policy(o);
   // A split without a second micro-batch still has two parts.
-  r.max_micro_batches = policy.split_at > 0 ? std::max(2, policy.micro_batches)
-                        : policy.dbo        ? policy.micro_batches
-                                            : 1;
+  const int most = policy.micro_batches > 0 ? policy.micro_batches : kMostMicroBatches;
+  // A split without a second micro-batch still has two parts. One rank has nothing to hide: auto never
+  // splits.
+  r.max_micro_batches = policy.split_at > 0                            ? std::max(2, policy.micro_batches)
+                        : policy.dbo == DboMode::kOff                  ? 1
+                        : policy.dbo == DboMode::kAuto && r.ranks == 1 ? 1
+                                                                       : most;
   r.trace = o.trace;
   return r;
 }
 
-DeepseekConfig read_model_config(const LlmOptions& o) {
+ModelConfig read_model_config(const LlmOptions& o) {
   if (o.model.empty())
     throw Error(ErrorKind::kInvalidArgument, "no model given: name a Hugging Face directory");
   std::error_code ignored;

@@ -42,6 +42,14 @@ void check(const ResolvedParams& p) {
     if (stop.empty()) throw Error(ErrorKind::kInvalidArgument, "stop holds an empty string; leave it out");
 }
 
+int checked_logprobs(const char* field, const std::optional<int>& count, int64_t vocab_size) {
+  if (!count) return -1;
+  if (*count < 0 || *count > vocab_size)
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("{} is {}, must be in [0, {}] (the vocabulary)", field, *count, vocab_size));
+  return *count;
+}
+
 }  // namespace
 
 ResolvedParams resolve_params(const SamplingParams& params, const SamplingDefaults& defaults,
@@ -65,19 +73,24 @@ ResolvedParams resolve_params(const SamplingParams& params, const SamplingDefaul
   if (p.temperature >= 0.0 && p.temperature < kGreedyBelow) p.temperature = 0.0;
   check(p);
 
-  if (params.logprobs) {
-    if (*params.logprobs < 0 || *params.logprobs > defaults.vocab_size)
+  p.include_stop = params.include_stop_str_in_output;
+  p.logprobs = checked_logprobs("logprobs", params.logprobs, defaults.vocab_size);
+  p.prompt_logprobs = checked_logprobs("prompt_logprobs", params.prompt_logprobs, defaults.vocab_size);
+  for (const auto& [id, bias] : params.logit_bias) {
+    if (id < 0 || id >= defaults.vocab_size)
       throw Error(ErrorKind::kInvalidArgument,
-                  fmt::format("logprobs is {}, must be in [0, {}] (the vocabulary)", *params.logprobs,
-                              defaults.vocab_size));
-    p.logprobs = *params.logprobs;
+                  fmt::format("logit_bias names token {}, the vocabulary has ids 0 to {}", id,
+                              defaults.vocab_size - 1));
+    if (!(std::abs(bias) <= 100.0)) refuse("logit_bias", bias, "in [-100, 100]");
+    p.logit_bias.emplace_back(id, static_cast<float>(bias));
   }
   for (const int32_t id : params.stop_token_ids)
     if (id < 0 || id >= defaults.vocab_size)
       throw Error(ErrorKind::kInvalidArgument,
                   fmt::format("stop_token_ids holds {}, the vocabulary has ids 0 to {}", id,
                               defaults.vocab_size - 1));
-  p.stop_token_ids = params.stop_token_ids;
+  p.stop_token_ids = p.requested_stop_token_ids = params.stop_token_ids;
+  std::sort(p.requested_stop_token_ids.begin(), p.requested_stop_token_ids.end());
   if (!params.ignore_eos)
     for (const int32_t id : defaults.eos_token_ids)
       if (id >= 0 && id < defaults.vocab_size) p.stop_token_ids.push_back(id);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "duet/llm.h"
@@ -26,7 +27,11 @@ struct ResolvedParams {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;  // ascending, those of the model's end included
   bool skip_special_tokens = true;
-  int logprobs = -1;  // −1: none
+  int logprobs = -1;         // −1: none
+  int prompt_logprobs = -1;  // −1: none
+  std::vector<std::pair<int32_t, float>> logit_bias;
+  bool include_stop = false;                      // the text keeps the stop string that ended it
+  std::vector<int32_t> requested_stop_token_ids;  // those of the request alone, ascending
 
   bool greedy() const { return temperature == 0.0; }
   bool penalised() const {

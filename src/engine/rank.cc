@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/planner.h"
 #include "engine/rank_hello.h"
 #include "overlap/schedule.h"
 #include "overlap/validator.h"
@@ -25,9 +26,17 @@ constexpr char kBuildId[] = __VERSION__ " " __DATE__ " " __TIME__;
 // A trace beyond this many slices opens in no viewer.
 constexpr size_t kMaxTracedStages = size_t{1} << 20;
 
+std::vector<StageBody> without_a_lane(const Recording& r, LanesRun lanes) {
+  const Lane muted = lanes == LanesRun::kComputeOnly ? Lane::kComm : Lane::kCompute;
+  std::vector<StageBody> bodies = r.bodies;
+  for (size_t s = 0; s < bodies.size(); ++s)
+    if (r.stages[s].lane == muted) bodies[s] = [] {};
+  return bodies;
+}
+
 }  // namespace
 
-Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const WeightSource& weights,
+Rank::Rank(const RankOptions& options, const ModelConfig& config, const WeightSource& weights,
            const MemoryPlan& plan, int64_t max_positions, const std::vector<int>& lane_cores,
            const std::vector<int>& worker_cores, int threads,
            const std::function<std::unique_ptr<Transport>()>& make_transport,
@@ -62,19 +71,24 @@ Rank::Rank(const RankOptions& options, const DeepseekConfig& config, const Weigh
     setup.level = level_;
     setup.pool = &pool_;
     setup.dtype = resolve(options.dtype, config.dtype);
+    setup.quantization = options.quantization;
+    setup.int8_head = options.int8_head;
     setup.expert_path = options.expert_path;
     setup.expert_parallel = options.expert_parallel;
     setup.limits = limits_;
     setup.progress = progress;
     noting_failure([&] {
       const ModelBytes bytes =
-          deepseek_bytes(config, setup.dtype, options.expert_path, options.expert_parallel, comm_->rank(),
-                         comm_->size(), threads, limits_);
+          model_bytes(config, {setup.dtype, options.quantization, options.int8_head}, options.expert_path,
+                      options.expert_parallel, comm_->rank(), comm_->size(), threads, limits_);
       comm_->reserve(bytes.max_collective_elements, bytes.max_all_to_all_elements);
-      model_ = make_deepseek(setup);
+      model_ = make_model(setup);
     });
     agree(own, failure);
     prepare_all();
+    if (comm_->rank() == 0)
+      planner_ = std::make_unique<Planner>(config, comm_->size(), options.max_micro_batches,
+                                           [this](int m) -> const Recording& { return recording(m); });
     lane_.call([&] {
       comm_->barrier();
       origin_ns_ = now_ns();
@@ -174,14 +188,19 @@ const Recording& Rank::recording(int micro_batches) {
 // Everything that decides comes with the batch, so every rank takes the same branch and makes the same
 // program; the hashes are compared all the same.
 Rank::Prepared& Rank::prepare(const StepBatch& batch) {
-  const bool searched = batch.overlap && options_.skew <= 0 && !batch.stage_ns_per_row.empty();
-  const std::tuple<int, bool, std::vector<float>> key{
-      batch.micro_batches(), batch.overlap, searched ? batch.stage_ns_per_row : std::vector<float>{}};
+  const bool searched = batch.overlap && options_.skew <= 0 && !batch.stage_ns.empty();
+  std::vector<float> costs;
+  if (searched) {
+    costs = batch.stage_ns;
+    costs.push_back(batch.stolen);
+  }
+  const std::tuple<int, bool, std::vector<float>> key{batch.micro_batches(), batch.overlap, costs};
   if (const auto found = programs_.find(key); found != programs_.end()) return found->second;
   constexpr size_t kMaxPrograms = 64;
   if (programs_.size() >= kMaxPrograms) programs_.clear();
   const Recording& r = recording(batch.micro_batches());
-  Program program = searched        ? search_program(r, stage_costs(r.stages, batch, batch.stage_ns_per_row))
+  Program program = searched ? search_program(r, stage_costs(r.stages, StageKinds(r.stages), batch.stage_ns),
+                                              double{batch.stolen})
                     : batch.overlap ? overlapped_program(r, options_.skew)
                                     : sequential_program(r);
   const std::vector<std::string> defects = validate(program);
@@ -205,15 +224,18 @@ StepResult Rank::step(const StepBatch& batch) {
     check_batch(batch, limits_);
     Prepared& p = prepare(batch);
     model_->begin_step(batch);
+    const Recording& r = recording(batch.micro_batches());
+    const std::vector<StageBody> muted =
+        batch.lanes == LanesRun::kBoth ? std::vector<StageBody>{} : without_a_lane(r, batch.lanes);
     const int64_t start = now_ns();
-    const int64_t tail =
-        run_program(*p.plan, recording(batch.micro_batches()).bodies, lane_, p.times,
-                    [this] { comm_->abort(fmt::format("rank {} failed during a step", comm_->rank())); });
+    const int64_t tail = run_program(*p.plan, muted.empty() ? r.bodies : muted, lane_, p.times, [this] {
+      comm_->abort(fmt::format("rank {} failed during a step", comm_->rank()));
+    });
     StepResult result;
     result.step_ns = now_ns() - start;
     std::tie(result.exposed_ns, result.comm_ns) = stats_.add(*p.program, p.times, result.step_ns, tail);
     result.overlapped = batch.overlap;
-    if (comm_->rank() == 0 && options_.max_micro_batches > 1) costs_.observe(batch, *p.program, p.times);
+    if (batch.observe) observe(batch, p, result);
     if (stats_.full()) lane_.call([&] { stats_.fold(*comm_); });
     if (options_.trace && traced_stages_ < kMaxTracedStages) {
       traced_stages_ += p.times.size();
@@ -230,6 +252,31 @@ StepResult Rank::step(const StepBatch& batch) {
     comm_->abort(fmt::format("rank {}: {}", comm_->rank(), e.what()));
     throw;
   }
+}
+
+// Gathers every rank's times of the step that just ran.
+void Rank::observe(const StepBatch& batch, const Prepared& p, const StepResult& result) {
+  const size_t stages = p.times.size(), ranks = static_cast<size_t>(comm_->size());
+  std::vector<float> own, all(stages * ranks);
+  own.reserve(stages);
+  for (const StageTime& time : p.times) own.push_back(static_cast<float>(time.end_ns - time.start_ns));
+  lane_.call([&] {
+    comm_->all_gather_bytes(std::as_bytes(std::span<const float>(own)),
+                            std::as_writable_bytes(std::span<float>(all)));
+  });
+  if (comm_->rank() != 0 || batch.lanes != LanesRun::kBoth) return;
+  ObservedStep step;
+  step.step_ns = static_cast<double>(result.step_ns);
+  step.exposed_ns = static_cast<double>(result.exposed_ns);
+  for (size_t s = 0; s < stages; ++s) {
+    float busy = all[s];
+    for (size_t r = 1; r < ranks; ++r) {
+      const float other = all[r * stages + s];
+      busy = p.program->stages[s].lane == Lane::kComm ? std::min(busy, other) : std::max(busy, other);
+    }
+    step.busy_ns.push_back(busy);
+  }
+  planner_->observe(batch, *p.program, step);
 }
 
 RunStats Rank::stats() {

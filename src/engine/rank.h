@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "engine/cost_table.h"
+#include "engine/planner.h"
 #include "engine/rank_group.h"
 #include "engine/rank_stats.h"
 #include "exec/comm_lane.h"
@@ -30,7 +30,7 @@ class Rank {
   /// Joins the group (every rank calls this at the same time): agrees on CPU level and build, loads
   /// the shard, compares programs. `make_transport` runs on the comm lane. Throws on every rank when
   /// one fails.
-  Rank(const RankOptions& options, const DeepseekConfig& config, const WeightSource& weights,
+  Rank(const RankOptions& options, const ModelConfig& config, const WeightSource& weights,
        const MemoryPlan& plan, int64_t max_positions, const std::vector<int>& lane_cores,
        const std::vector<int>& worker_cores, int threads,
        const std::function<std::unique_ptr<Transport>()>& make_transport,
@@ -48,8 +48,8 @@ class Rank {
   void broadcast(std::vector<std::byte>& command);
   /// Throws Error(kInternal) when the batch is inconsistent or does not fit.
   void check(const StepBatch& batch) const { check_batch(batch, limits_); }
-  /// Rank 0: what this rank has measured on steps like `batch`, for StepBatch::stage_ns_per_row.
-  const std::vector<float>& costs_for(const StepBatch& batch) const { return costs_.costs_for(batch); }
+  /// Rank 0 only.
+  Planner& planner() { return *planner_; }
   /// Runs one step; `logits` of the result is set on rank 0.
   StepResult step(const StepBatch& batch);
   /// Collectives of all ranks; the result is complete on rank 0.
@@ -73,6 +73,7 @@ class Rank {
   const Recording& recording(int micro_batches);
   Prepared& prepare(const StepBatch& batch);
   void check_same_program(const Program& program);
+  void observe(const StepBatch& batch, const Prepared& p, const StepResult& result);
 
   RankOptions options_;
   CommLane lane_;  // outlives the communicator, which is closed on it
@@ -82,10 +83,10 @@ class Rank {
   BatchLimits limits_;
   std::unique_ptr<Model> model_;
   std::map<int, Recording> recordings_;  // by number of micro-batches
-  // By (micro-batches, overlap, costs that the order was found with). Costs are republished rarely; what
-  // is no longer asked for is dropped.
+  // By (micro-batches, overlap, costs that the order was found with). The planner keeps its choices, so the
+  // same costs come again and again; what is no longer asked for is dropped.
   std::map<std::tuple<int, bool, std::vector<float>>, Prepared> programs_;
-  CostTable costs_;  // rank 0
+  std::unique_ptr<Planner> planner_;  // rank 0
   RankStats stats_;
   std::vector<TracedStep> traced_;
   size_t traced_stages_ = 0;

@@ -12,20 +12,22 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "comm/mpi_transport.h"
+#include "comm/job_transport.h"
 #include "comm/thread_group.h"
+#include "engine/calibration.h"
 #include "engine/placement.h"
+#include "engine/planner.h"
 #include "engine/rank.h"
 #include "load/checkpoint.h"
 #include "load/shard.h"
 #include "load/weights.h"
-#include "model/deepseek/weights.h"
+#include "model/model.h"
 
 namespace duet {
 
 namespace {
 
-DeepseekConfig config_of(const RankOptions& o) {
+ModelConfig config_of(const RankOptions& o) {
   if (o.load_format == LoadFormat::kDummy && !std::filesystem::is_directory(o.model)) {
     std::ifstream file(o.model, std::ios::binary);
     if (!file) throw Error(ErrorKind::kNotFound, o.model + ": no such directory or config.json file");
@@ -42,15 +44,19 @@ struct Source {
   std::unique_ptr<WeightSource> weights;
 };
 
-Source open_weights(const RankOptions& o, const DeepseekConfig& config) {
+Source open_weights(const RankOptions& o, const ModelConfig& config) {
   Source source;
   if (o.load_format == LoadFormat::kDummy) {
-    source.weights = dummy_weights({config.dtype, o.dummy_seed});
+    source.weights = dummy_weights({config.dtype, o.dummy_seed, config.quant});
   } else {
     source.checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(o.model));
-    source.weights = checkpoint_weights(source.checkpoint);
-    log_audit(
-        audit_tensors(source.weights->names(), config.num_hidden_layers, deepseek_tensor_names(config)));
+    source.weights = checkpoint_weights(source.checkpoint, config.quant);
+    log_audit(audit_tensors(source.weights->names(), config.num_hidden_layers, model_tensor_names(config)));
+  }
+  if (config.quant.format == WeightFormat::kFp8Block && o.quantization == Quantization::kAsStored) {
+    // Published configs ask for fp8 activations ("activation_scheme"); rounding them would only lose digits.
+    log_info("{}: weights stay in fp8, activations in floating point whatever activation_scheme says",
+             config.quant.layout);
   }
   return source;
 }
@@ -152,7 +158,7 @@ void serve(Rank& rank) {
 class Group final : public RankGroup {
  public:
   Group(const RankOptions& options, const std::function<void(double)>& progress) : options_(options) {
-    const DeepseekConfig config = config_of(options);
+    const ModelConfig config = config_of(options);
     const bool whole_experts = options.expert_parallel || options.expert_path == ExpertPath::kAllToAll;
     check_rank_count(config, options.ranks, whole_experts);
     plan_ = plan_memory(options, config);
@@ -198,13 +204,46 @@ class Group final : public RankGroup {
     StepResult result;
     if (!failed_) ranks_[0]->check(batch);  // before anybody is told: a bad batch must not cost the group
     on_rank_0([&](Rank& rank) {
-      // Costs travel with the step: ranks never order stages by figures of their own.
-      StepBatch sent = batch;
-      if (batch.overlap && sent.stage_ns_per_row.empty()) sent.stage_ns_per_row = rank.costs_for(batch);
-      command(Command::kStep, serialize(sent));
-      result = rank.step(sent);
+      command(Command::kStep, serialize(batch));
+      result = rank.step(batch);
     });
+    result.micro_batches = batch.micro_batches();
     return result;
+  }
+
+  StepResult run(StepBatch& batch, const SplitPolicy& policy, Plan* plan) override {
+    StepResult result;
+    if (!failed_) ranks_[0]->check(batch);
+    on_rank_0([&](Rank& rank) {
+      Plan made = rank.planner().plan(batch, policy);
+      ++decisions_[made.kind];
+      command(Command::kStep, serialize(batch));
+      result = rank.step(batch);
+      result.predicted_ns = made.predicted_ns;
+      if (plan) *plan = std::move(made);
+    });
+    result.micro_batches = batch.micro_batches();
+    return result;
+  }
+
+  double predict(const StepBatch& batch, CommLanes lanes) override {
+    double ns = 0;
+    on_rank_0([&](Rank& rank) { ns = rank.planner().predict(batch, lanes); });
+    return ns;
+  }
+
+  Plan plan(StepBatch& batch, const SplitPolicy& policy) override {
+    Plan made;
+    on_rank_0([&](Rank& rank) { made = rank.planner().plan(batch, policy); });
+    return made;
+  }
+
+  void calibrate() override {
+    if (options_.ranks > 1 && options_.max_micro_batches > 1) run_calibration(*this, options_, info_);
+  }
+
+  void forget_costs() override {
+    on_rank_0([](Rank& rank) { rank.planner().reset(); });
   }
 
   RunStats stats() override {
@@ -213,6 +252,7 @@ class Group final : public RankGroup {
       command(Command::kStats, {});
       total = rank.stats();
     });
+    total.decisions = decisions_;
     return total;
   }
 
@@ -221,6 +261,13 @@ class Group final : public RankGroup {
       command(Command::kResetStats, {});
       rank.reset_stats();
     });
+    decisions_.clear();
+  }
+
+  void set_link(const LinkShape& shape) override {
+    if (!link_) throw Error(ErrorKind::kInvalidArgument, "the ranks were started without a shaped link");
+    link_->bytes_per_second = shape.bytes_per_second;
+    link_->latency_ns = shape.latency_ns;
   }
 
   void write_trace(const std::string& path) override {
@@ -306,6 +353,7 @@ class Group final : public RankGroup {
     const std::vector<int> cores = available_cores();
     const bool pin = static_cast<int>(cores.size()) >= n * threads;
     auto transports = std::make_shared<std::vector<std::unique_ptr<Transport>>>(ThreadGroup::create(n));
+    if (options_.link) link_ = std::make_shared<SharedLink>(*options_.link);
     ranks_.resize(static_cast<size_t>(n));
     for (int r = 0; r < n; ++r) threads_.push_back(std::make_unique<RankThread>());
     for (int r = 0; r < n; ++r) {
@@ -317,7 +365,7 @@ class Group final : public RankGroup {
             i, threads, own,
             [this, transports, i] {
               std::unique_ptr<Transport> t = std::move((*transports)[i]);
-              return options_.link ? make_shaped_transport(std::move(t), *options_.link) : std::move(t);
+              return link_ ? make_shaped_transport(std::move(t), link_) : std::move(t);
             },
             i == 0 ? progress : nullptr);
       });
@@ -339,7 +387,7 @@ class Group final : public RankGroup {
     const int threads = resolve_threads(options_);  // where they run is the launcher's binding
     threads_[0]->call([this, threads, progress] {
       make_rank(
-          0, threads, {}, [] { return make_mpi_transport(); }, progress);
+          0, threads, {}, [this] { return make_job_transport(options_.comm_transport); }, progress);
     });
     is_root_ = ranks_[0]->rank() == 0;
     take_agreed();
@@ -374,6 +422,8 @@ class Group final : public RankGroup {
   ModelInfo info_;
   MemoryPlan plan_;
   Source source_;
+  std::shared_ptr<SharedLink> link_;  // between thread ranks, when shaped
+  std::map<std::string, int64_t> decisions_;
   bool is_root_ = true;
   bool failed_ = false;
   std::string failure_;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "base/cpu.h"
+#include "comm/job_transport.h"
 #include "comm/shaped_transport.h"
 #include "load/config.h"
 #include "model/batch.h"
@@ -19,6 +21,10 @@
 #include "tensor/dtype.h"
 
 namespace duet {
+
+struct Plan;
+struct SplitPolicy;
+enum class CommLanes : uint8_t;
 
 enum class Backend : uint8_t { kThreads, kMpi };
 enum class LoadFormat : uint8_t { kAuto, kDummy };
@@ -28,8 +34,11 @@ struct RankOptions {
   LoadFormat load_format = LoadFormat::kAuto;
   uint64_t dummy_seed = 0;
   ComputeDtype dtype = ComputeDtype::kAuto;
-  int ranks = 1;  // tensor-parallel size
+  Quantization quantization = Quantization::kAsStored;
+  bool int8_head = true;  // with kW8A8: kv_b_proj and the head become int8 too
+  int ranks = 1;          // tensor-parallel size
   Backend backend = Backend::kThreads;
+  CommTransport comm_transport = CommTransport::kAuto;  // of kMpi: what data travels by
   int threads_per_rank = 0;  // 0: the machine's cores divided by the ranks on it, at least 1
   ExpertPath expert_path = ExpertPath::kAllReduce;
   bool expert_parallel = false;  // whole experts per rank; implied by kAllToAll
@@ -46,13 +55,13 @@ struct RankOptions {
 };
 
 struct ModelInfo {
-  DeepseekConfig config;
+  ModelConfig config;
   ComputeDtype dtype = ComputeDtype::kFloat32;
   int64_t max_model_len = 0;
   int64_t kv_blocks = 0;
   int block_size = 0;
   CpuLevel cpu_level = CpuLevel::kPortable;
-  std::string transport;  // "threads", "shaped threads", "mpi"
+  std::string transport;  // "threads", "shaped threads", "mpi", "tcp"
 };
 
 /// Bytes of one rank, before anything is loaded.
@@ -67,7 +76,7 @@ struct MemoryPlan {
 };
 /// Throws Error(kResourceExhausted) that says what would fit when all ranks of this machine together
 /// need more than its memory.
-MemoryPlan plan_memory(const RankOptions& options, const DeepseekConfig& config);
+MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config);
 
 /// Rank 0's view of one step.
 struct StepResult {
@@ -76,6 +85,8 @@ struct StepResult {
   int64_t exposed_ns = 0;  // the compute lane waited for the comm lane
   int64_t comm_ns = 0;     // the comm lane was busy
   bool overlapped = false;
+  int micro_batches = 1;
+  double predicted_ns = 0;  // the planner's, 0 where it knew nothing
 };
 
 /// Totals over all steps so far (design §1: the words compute, communication, exposed, hidden).
@@ -86,6 +97,10 @@ struct RunStats {
   double compute_ms = 0;  // compute lane busy: the largest over ranks
   double comm_ms = 0;     // Σ over collectives of the shortest time over ranks
   double exposed_ms = 0;  // the largest over ranks
+  double compute_cpu_ms =
+      0;  // CPU time of the compute lane inside stages (its thread's), the largest over ranks
+  double comm_cpu_ms = 0;       // CPU time of the comm lane inside stages, the largest over ranks
+  double compute_least_ms = 0;  // compute lane busy: the smallest over ranks
   /// 1 − exposed / comm; 1 when nothing was communicated.
   double hidden_share() const { return comm_ms > 0 ? 1.0 - exposed_ms / comm_ms : 1.0; }
   struct Kind {
@@ -95,6 +110,8 @@ struct RunStats {
     double ms = 0;  // compute: rank 0's; comm: shortest over ranks
   };
   std::vector<Kind> kinds;
+  /// How often the planner decided what: "whole is faster", "3 micro-batches are faster", "off", …
+  std::map<std::string, int64_t> decisions;
 };
 
 class RankGroup {
@@ -108,11 +125,25 @@ class RankGroup {
 
   virtual const ModelInfo& info() const = 0;
   virtual const MemoryPlan& memory() const = 0;
-  /// Throws Error(kPeer) when a rank failed; the group is of no use after that.
+  /// Runs a batch that is cut already. Throws Error(kPeer) when a rank failed; the group is of no use after
+  /// that.
   virtual StepResult run(const StepBatch& batch) = 0;
+  /// Lets the planner cut the batch under `policy`, then runs it. `plan`, where given, gets what it decided.
+  virtual StepResult run(StepBatch& batch, const SplitPolicy& policy, Plan* plan = nullptr) = 0;
+  /// What the planner decides for a batch; sets its borders and the rest that travels, runs nothing.
+  virtual Plan plan(StepBatch& batch, const SplitPolicy& policy) = 0;
+  /// Predicted time of a batch as it is cut, ns; 0 when nothing was measured.
+  virtual double predict(const StepBatch& batch, CommLanes lanes) = 0;
+  /// Measures what stages cost here (some seconds; uses the KV cache, so before there are requests). From
+  /// then on the planner can decide. Nothing to do for one rank or when nothing can be split.
+  virtual void calibrate() = 0;
+  /// Forgets it, for another link.
+  virtual void forget_costs() = 0;
   /// A collective of all ranks: gathers what each measured. Resets nothing.
   virtual RunStats stats() = 0;
   virtual void reset_stats() = 0;
+  /// Another link between thread ranks from the next step on; needs RankOptions::link.
+  virtual void set_link(const LinkShape& shape) = 0;
   /// Chrome/Perfetto JSON of all ranks' lanes; needs RankOptions::trace.
   virtual void write_trace(const std::string& path) = 0;
 };

@@ -12,7 +12,7 @@
 
 namespace duet {
 
-inline constexpr size_t kHelloSettings = 48;
+inline constexpr size_t kHelloSettings = 64;
 
 /// Travels as bytes, so: fixed size, no pointers.
 struct Hello {
@@ -26,7 +26,7 @@ struct Hello {
 };
 
 /// `build`: build id of the caller's; truncated to what fits.
-Hello make_hello(const RankOptions& options, const DeepseekConfig& config, const char* build);
+Hello make_hello(const RankOptions& options, const ModelConfig& config, const char* build);
 
 /// Empty, or which setting of `other` (rank `rank`) differs from `own` (rank `own_rank`), with both
 /// values and how to mend it.

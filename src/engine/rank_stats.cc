@@ -25,10 +25,12 @@ std::pair<int64_t, int64_t> RankStats::add(const Program& program, std::span<con
         kinds_[static_cast<size_t>(kind)].ms += static_cast<double>(busy) * 1e-6;
         exposed += time.wait_ns;
         compute += busy;
+        compute_cpu_ms_ += static_cast<double>(time.cpu_ns) * 1e-6;
       } else {
         collective_ns_.push_back(static_cast<float>(busy));
         collective_kind_.push_back(static_cast<uint8_t>(kind));
         comm += busy;
+        comm_cpu_ms_ += static_cast<double>(time.cpu_ns) * 1e-6;
       }
     }
   }
@@ -57,7 +59,8 @@ void RankStats::fold(Communicator& comm) {
 
 RunStats RankStats::total(Communicator& comm) {
   fold(comm);
-  std::vector<double> largest{compute_ms_, exposed_ms_};
+  // The smallest is the largest of the negatives.
+  std::vector<double> largest{compute_ms_, exposed_ms_, compute_cpu_ms_, comm_cpu_ms_, -compute_ms_};
   comm.all_reduce_max(largest);
   RunStats total;
   total.steps = steps_;
@@ -65,6 +68,9 @@ RunStats RankStats::total(Communicator& comm) {
   total.step_ms = step_ms_;
   total.compute_ms = largest[0];
   total.exposed_ms = largest[1];
+  total.compute_cpu_ms = largest[2];
+  total.comm_cpu_ms = largest[3];
+  total.compute_least_ms = -largest[4];
   total.kinds = kinds_;
   for (const RunStats::Kind& kind : kinds_) total.comm_ms += kind.comm ? kind.ms : 0.0;
   return total;

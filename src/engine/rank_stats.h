@@ -35,7 +35,7 @@ class RankStats {
   int kind_index(const std::string& kind, bool comm);
 
   int64_t steps_ = 0, overlapped_ = 0;
-  double step_ms_ = 0, compute_ms_ = 0, exposed_ms_ = 0;
+  double step_ms_ = 0, compute_ms_ = 0, exposed_ms_ = 0, compute_cpu_ms_ = 0, comm_cpu_ms_ = 0;
   std::vector<RunStats::Kind> kinds_;
   std::map<std::string, int> index_;
   std::vector<float> collective_ns_;  // of collectives not yet folded, in order

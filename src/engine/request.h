@@ -21,9 +21,12 @@ struct Sequence {
   int64_t first_wanted = 0;
 
   int64_t computed = 0;
-  std::vector<int32_t> blocks;  // of the KV cache, in order of position
-  int64_t reached = 0;          // the most that `computed` ever was: beyond it lies new work
+  std::vector<int32_t> blocks;    // of the KV cache, in order of position
+  std::vector<int64_t> contents;  // numbers in the prefix cache of the full ones, as far as published
+  int64_t cached = 0;             // tokens that came from the prefix cache when it was first admitted
+  int64_t reached = 0;            // the most that `computed` ever was: beyond it lies new work
   int64_t preemptions = 0;
+  int64_t started_ns = 0;  // when its first step began
 
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t generated() const { return length() - prompt_tokens; }

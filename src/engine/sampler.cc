@@ -79,10 +79,11 @@ bool Sampler::adjust(std::span<const float> logits, const SampleInput& input) {
   const ResolvedParams& p = *input.params;
   const int64_t generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
   const bool too_early = generated < p.min_tokens && !p.stop_token_ids.empty();
-  if (p.greedy() && !too_early && !p.penalised()) return false;
+  if (p.greedy() && !too_early && !p.penalised() && p.logit_bias.empty()) return false;
   std::copy(logits.begin(), logits.end(), values_.begin());
   if (too_early)
     for (const int32_t id : p.stop_token_ids) values_[static_cast<size_t>(id)] = kRuledOut;
+  for (const auto& [id, bias] : p.logit_bias) values_[static_cast<size_t>(id)] += bias;
   if (p.penalised()) penalise(input);
   return true;
 }

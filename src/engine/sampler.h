@@ -26,8 +26,8 @@ class Sampler {
  public:
   Sampler(int64_t vocab_size, CpuLevel level);
 
-  /// In vLLM's order: no stop token before min_tokens, penalties, greedy or temperature, min_p, top_k,
-  /// top_p, one draw. NaN counts as −infinity; throws Error(kInternal) when no logit is a number.
+  /// In vLLM's order: no stop token before min_tokens, logit_bias, penalties, greedy or temperature, min_p,
+  /// top_k, top_p, one draw. NaN counts as −infinity; throws Error(kInternal) when no logit is a number.
   int32_t sample(std::span<const float> logits, const SampleInput& input);
 
   /// Log-softmax of the raw logits for `token` and the `top` likeliest (vLLM's raw_logprobs).

@@ -2,6 +2,8 @@
 // chunked prefill by vLLM's default policy: what runs goes on first, in order of arrival, then
 // waiting sequences join, first come first served, within a budget of tokens. When blocks run out
 // the youngest running sequence is preempted: it loses its cache and is computed again later.
+// A sequence that is admitted starts behind what the prefix cache (of the block manager, if it has
+// one) knows of its tokens; blocks are published once the step that filled them has run.
 // Always holds: every sequence added is waiting, running or finished; the oldest one progresses.
 #pragma once
 
@@ -18,6 +20,7 @@ struct SchedulerOptions {
   int64_t max_num_batched_tokens = 2048;  // per step
   int64_t max_num_seqs = 256;             // running at once
   int64_t max_tokens_per_sequence = 0;    // > 0: of one sequence in one step (chunks of `duet logits`)
+  int64_t max_logits_rows = 0;  // > 0: wanted in one step, at most; not below max_num_seqs or the tokens
 };
 
 class Scheduler {
@@ -42,16 +45,28 @@ class Scheduler {
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t preemptions() const { return preemptions_; }
+  /// Tokens of newly admitted sequences that were looked up in the prefix cache, and found there.
+  int64_t prefix_queries() const { return prefix_queries_; }
+  int64_t prefix_hits() const { return prefix_hits_; }
 
  private:
-  int64_t tokens_for(const Sequence& sequence, int64_t budget) const;
+  /// What a step can still take; `reserved` rows of logits are for the running sequences yet to come.
+  struct Budget {
+    int64_t tokens = 0, logits_rows = 0, reserved = 0;
+  };
+  int64_t tokens_for(const Sequence& sequence, const Budget& budget) const;
+  void take(Sequence* sequence, int64_t count, Budget& budget, std::vector<ScheduledPiece>& pieces) const;
+  bool admit(Sequence* sequence, Budget& budget, std::vector<ScheduledPiece>& pieces);
+  void find_prefix(Sequence* sequence);
+  void publish(Sequence* sequence);
+  void drop_cache(Sequence* sequence);
   void preempt(Sequence* sequence);
 
   SchedulerOptions options_;
   BlockManager* blocks_;
   std::vector<Sequence*> running_;
   std::deque<Sequence*> waiting_;
-  int64_t preemptions_ = 0;
+  int64_t preemptions_ = 0, prefix_queries_ = 0, prefix_hits_ = 0;
 };
 
 }  // namespace duet

@@ -55,53 +55,7 @@ bool is_decode(const ScheduledPiece& piece) {
 
 }  // namespace
 
-RowCost row_cost(const DeepseekConfig& c, AttentionForm form) {
-  const double heads = static_cast<double>(c.num_attention_heads),
-               hidden = static_cast<double>(c.hidden_size);
-  const double lora = static_cast<double>(c.kv_lora_rank), rope = static_cast<double>(c.qk_rope_head_dim);
-  const double nope = static_cast<double>(c.qk_nope_head_dim), v = static_cast<double>(c.v_head_dim);
-  const double q_lora = static_cast<double>(c.q_lora_rank);
-  const double q = heads * (nope + rope);
-  const double attention = (c.q_lora_rank > 0 ? q_lora * (hidden + q) : hidden * q) + hidden * (lora + rope) +
-                           heads * lora * (nope + v) + heads * v * hidden;
-  const double moe_layers = static_cast<double>(c.num_moe_layers());
-  const double layers = static_cast<double>(c.num_hidden_layers);
-  const double dense = 3.0 * hidden * static_cast<double>(c.intermediate_size);
-  const double experts = 3.0 * hidden * static_cast<double>(c.moe_intermediate_size) *
-                             static_cast<double>(c.num_experts_per_tok + c.n_shared_experts) +
-                         hidden * static_cast<double>(c.n_routed_experts);
-  RowCost cost;
-  cost.row = layers * attention + (layers - moe_layers) * dense + moe_layers * experts;
-  cost.key = layers * heads * (form == AttentionForm::kAbsorbed ? 2.0 * lora + rope : nope + rope + v);
-  return cost;
-}
-
-std::vector<int64_t> micro_batch_borders(const std::vector<SequenceSpan>& spans, bool has_prefill,
-                                         const RowCost& cost, const SplitPolicy& policy) {
-  const int64_t rows = spans.empty() ? 0 : spans.back().first_row + spans.back().rows;
-  if (policy.split_at > 0) {
-    if (policy.split_at >= rows) return {0, rows};
-    std::vector<int64_t> borders{0, policy.split_at};
-    const int64_t rest = rows - policy.split_at;
-    const int64_t parts = std::clamp<int64_t>(policy.micro_batches - 1, 1, rest);
-    for (int64_t part = 1; part <= parts; ++part) borders.push_back(policy.split_at + rest * part / parts);
-    return borders;
-  }
-  if (!policy.dbo || policy.micro_batches < 2 || !worth_splitting(rows, has_prefill, policy.thresholds))
-    return {0, rows};
-  // Two spans of one sequence may be parted like any others: the second reads what the first wrote.
-  std::vector<SpanShape> shapes;
-  shapes.reserve(spans.size());
-  for (const SequenceSpan& span : spans) shapes.push_back({span.rows, span.start_position});
-  return split_rows(shapes, cost, {policy.micro_batches, policy.imbalance});
-}
-
-StepBuilder::StepBuilder(const DeepseekConfig& config, const SplitPolicy& policy)
-    : policy_(policy),
-      prefill_cost_(row_cost(config, AttentionForm::kExpanded)),
-      decode_cost_(row_cost(config, AttentionForm::kAbsorbed)) {}
-
-Step StepBuilder::build(const std::vector<ScheduledPiece>& pieces) const {
+Step build_step(const std::vector<ScheduledPiece>& pieces) {
   Step step;
   for (const ScheduledPiece& piece : pieces)
     if (is_decode(piece)) add_piece(piece, step);
@@ -110,9 +64,7 @@ Step StepBuilder::build(const std::vector<ScheduledPiece>& pieces) const {
     add_piece(piece, step);
     step.has_prefill = true;
   }
-  step.batch.borders = micro_batch_borders(step.batch.spans, step.has_prefill,
-                                           step.has_prefill ? prefill_cost_ : decode_cost_, policy_);
-  step.batch.overlap = step.batch.micro_batches() > 1;
+  step.batch.borders = {0, step.batch.rows()};
   return step;
 }
 

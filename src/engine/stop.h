@@ -13,8 +13,8 @@
 
 namespace duet {
 
-enum class Finish : uint8_t { kNone, kStop, kLength };
-/// "stop", "length"; "" while nothing has ended.
+enum class Finish : uint8_t { kNone, kStop, kLength, kAbort, kError };
+/// "stop", "length", "abort", "error"; "" while nothing has ended.
 const char* to_string(Finish finish);
 
 /// After `token` was appended: `generated` tokens so far, it included, `length` with the prompt.
@@ -23,8 +23,15 @@ const char* to_string(Finish finish);
 Finish check_token(const ResolvedParams& params, int32_t token, int64_t generated, int64_t length,
                    int64_t max_model_len);
 
-/// Where the first stop string begins in `text`, of which the last `added` bytes are new; strings
-/// that ended before those were looked for earlier. Empty: none yet.
-std::optional<size_t> find_stop(std::string_view text, size_t added, std::span<const std::string> stops);
+struct StopMatch {
+  size_t at = 0;     // where it begins in the text
+  size_t index = 0;  // of the stop string
+};
+/// The first stop string in `text`, of which the last `added` bytes are new; strings that ended before
+/// those were looked for earlier. Empty: none yet.
+std::optional<StopMatch> find_stop(std::string_view text, size_t added, std::span<const std::string> stops);
+
+/// Bytes at the end of `text` that may be the beginning of a stop string: a stream keeps them back.
+size_t held_back(std::string_view text, std::span<const std::string> stops);
 
 }  // namespace duet

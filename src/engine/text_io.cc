@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -19,7 +20,7 @@ namespace {
 
 class Stream final : public TextStream {
  public:
-  Stream(const Tokenizer& tokenizer, bool skip_special) : detokenizer_(tokenizer, skip_special) {}
+  Stream(const Tokenizer& tokenizer, bool skip_special) : detokenizer_(tokenizer, skip_special, true) {}
   std::string push(int32_t token) override { return detokenizer_.push(token); }
   std::string finish() override { return detokenizer_.finish(); }
 
@@ -48,13 +49,15 @@ class TextRoom final : public TextIo {
   std::vector<int32_t> encode(const Prompt& prompt, std::string* text) const override {
     if (prompt.messages_json.empty()) {
       EncodeOptions options;
-      options.add_special_tokens = true;
+      options.add_special_tokens = prompt.add_special_tokens;
       if (text) *text = prompt.text;
       return tokenizer_->encode(prompt.text, options);
     }
-    if (!template_) template_ = ChatTemplate::parse(choose_chat_template(*tokenizer_, chat_));
-    ChatPrompt chat =
-        encode_chat(*tokenizer_, template_->render(prompt.messages_json, chat_, tokenizer_.get()), chat_);
+    ChatOptions options = chat_;
+    options.add_generation_prompt = prompt.add_generation_prompt;
+    options.variables_json = prompt.template_variables_json;
+    ChatPrompt chat = encode_chat(
+        *tokenizer_, chat_template().render(prompt.messages_json, options, tokenizer_.get()), options);
     if (text) *text = std::move(chat.text);
     return std::move(chat.ids);
   }
@@ -64,11 +67,22 @@ class TextRoom final : public TextIo {
   }
 
   std::optional<int32_t> eos_token_id() const override { return tokenizer_->eos_id(); }
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special_tokens) const override {
+    return tokenizer_->decode(ids, skip_special_tokens);
+  }
+  std::string token_bytes(int32_t id) const override { return std::string(tokenizer_->token_bytes(id)); }
 
  private:
+  const ChatTemplate& chat_template() const {
+    std::lock_guard lock(mutex_);
+    if (!template_) template_ = ChatTemplate::parse(choose_chat_template(*tokenizer_, chat_));
+    return *template_;
+  }
+
   std::unique_ptr<Tokenizer> tokenizer_;
   ChatOptions chat_;
-  mutable std::optional<ChatTemplate> template_;  // an Engine belongs to one thread at a time
+  mutable std::mutex mutex_;
+  mutable std::optional<ChatTemplate> template_;  // set once
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
 // TextIo: what the engine needs of the text room. Prompts to token ids, and one TextStream per
-// continuation back to text. Absent with skip_tokenizer_init.
+// continuation back to text. Absent with skip_tokenizer_init. Several threads may ask at once.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,9 @@ class TextIo {
   virtual std::vector<int32_t> encode(const Prompt& prompt, std::string* text) const = 0;
   virtual std::unique_ptr<TextStream> stream(bool skip_special_tokens) const = 0;
   virtual std::optional<int32_t> eos_token_id() const = 0;
+  /// The text of ids, and the bytes of one token (perhaps a part of a character).
+  virtual std::string decode(const std::vector<int32_t>& ids, bool skip_special_tokens) const = 0;
+  virtual std::string token_bytes(int32_t id) const = 0;
 };
 
 /// Reads the tokenizer of LlmOptions::tokenizer, else of the model's directory.

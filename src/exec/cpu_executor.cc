@@ -47,10 +47,12 @@ class Run {
         const int64_t ready = now_ns();
         wait_for(other, entry.after);
         if (failed_.load(std::memory_order_relaxed)) break;
+        const int64_t cpu = thread_cpu_ns();
         time.start_ns = now_ns();
         time.wait_ns = entry.after > 0 ? time.start_ns - ready : 0;
         bodies_[static_cast<size_t>(entry.stage)]();
         time.end_ns = now_ns();
+        time.cpu_ns = thread_cpu_ns() - cpu;
         publish(own, ++done);
       }
     } catch (...) {

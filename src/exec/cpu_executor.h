@@ -15,11 +15,14 @@
 
 namespace duet {
 
-/// When a stage ran, and how long its lane had waited for the other one before (steady clock).
+/// When a stage ran, and how long its lane had waited for the other one before (steady clock). `cpu_ns`: CPU
+/// time of the lane's thread meanwhile; of a compute stage it falls short of the rest where the comm lane
+/// took the core.
 struct StageTime {
   int64_t start_ns = 0;
   int64_t end_ns = 0;
   int64_t wait_ns = 0;
+  int64_t cpu_ns = 0;
 };
 
 /// A program in the form the lanes read: per lane the stages, and how many stages of the other lane

@@ -44,6 +44,9 @@ enum class Accumulate : bool { kNo, kYes };  // c = a·wᵀ, or c += a·wᵀ (in
 /// weights: 64) from k = 0, each of multiply-adds from zero (portable: a product and a sum); the chains of a
 /// block of 512 added one after the other from zero; then the blocks, from c or zero. All in float32.
 /// (bf16 × bf16 at avx512bf16: the same with the instruction's pairs for k.)
+/// 8-bit weights with float inputs: pieces of K in place of blocks, at most 256 long and cut where scales
+/// change; a piece's sum, made as above from the bare weights, joins c times its scale. W8A8: exact int32
+/// sums over all of K, then (float(sum) · row's scale) · column's scale.
 void gemm(const KernelContext& cx, ConstRows a, const PackedView& w, Rows c,
           Accumulate accumulate = Accumulate::kNo);
 size_t gemm_scratch_bytes(int64_t max_m, int64_t max_n, int64_t max_k, int threads);
@@ -63,7 +66,9 @@ struct MlpWeights {
   int64_t hidden = 0;
   int64_t intermediate = 0;  // 0: this rank's slice is empty, the MLP contributes nothing
 };
-MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightView& down, DType dtype);
+MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightView& down, PackAs as);
+MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightView& down, PackAs gate_up_as,
+                    PackAs down_as);
 
 /// out = down(silu(gate(x)) · up(x)), [tokens, hidden] → [tokens, hidden]; rows in chunks, so the
 /// wide intermediate never exceeds the scratch. kYes adds to out.
@@ -89,7 +94,7 @@ void experts(const KernelContext& cx, ConstRows x, std::span<const MlpWeights> e
              const ExpertGroups& groups, Rows out);
 size_t experts_scratch_bytes(int64_t hidden, int64_t intermediate, int threads);
 
-// ---- attention (kernels/cpu/mla*.cc) --------------------------------------------------------
+// ---- attention (kernels/cpu/mla*.cc, gqa.cc) ------------------------------------------------
 
 /// Sizes of one rank's share of multi-head latent attention (DeepSeek-V2 paper, §2.1).
 struct MlaShape {
@@ -101,9 +106,10 @@ struct MlaShape {
   float scale = 1.0f;  // softmax scale, YaRN's mscale² included
 };
 
-/// The paged latent cache of one layer: [blocks, block_size, lora + rope] of f32, bf16 or f16;
-/// a row holds the normed latent, then the rotated k_rope. Slot s is row s of that array.
-struct LatentCache {
+/// The paged cache of one layer, f32, bf16 or f16. MLA: [blocks, block_size, lora + rope], a row holds the
+/// normed latent, then the rotated k_rope. Grouped-query attention: [blocks, kv_heads, block_size, 2 ·
+/// head_dim], a row holds a key, then its value. Slot s is row s % block_size of block s / block_size.
+struct PagedCache {
   void* data = nullptr;
   DType dtype = DType::kF32;
   int block_size = 0;
@@ -115,6 +121,7 @@ struct MlaWeights {
   std::vector<PackedMatrix> w_uk;  // absorbed form, per head [lora, nope]
   std::vector<PackedMatrix> w_uv;  // absorbed form, per head [v, lora]
 };
+/// `dtype` i8 quantises each of the shapes by its own output columns; its inputs stay floats.
 MlaWeights pack_mla(const MlaShape& shape, const WeightView& kv_b, DType dtype);
 
 /// Prompt tokens are always expanded, generated tokens always absorbed (exactness contract).
@@ -133,13 +140,34 @@ struct AttentionSpan {
 /// latent [rows, lora] (normed), k_rope [rows, rope] (rotated) → cache rows slots[i], rounded to
 /// the cache's dtype and, where cx.rounding asks for it, to that type first.
 void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows latent, ConstRows k_rope,
-                  std::span<const int64_t> slots, const LatentCache& cache);
+                  std::span<const int64_t> slots, const PagedCache& cache);
 
 /// q [rows, heads · (nope + rope)] (rotated), out [rows, heads · v]. Reads K and V from the cache
 /// only, in tiles at absolute positions (multiples of the tile size), running softmax in f32.
 void mla_attention(const KernelContext& cx, const MlaShape& shape, const MlaWeights& w, ConstRows q,
-                   const LatentCache& cache, std::span<const AttentionSpan> spans, Rows out);
+                   const PagedCache& cache, std::span<const AttentionSpan> spans, Rows out);
 size_t mla_scratch_bytes(const MlaShape& shape, int threads);
+
+/// Sizes of one rank's share of grouped-query attention (arXiv 2305.13245): query heads
+/// [i · group, (i + 1) · group) read kv head i.
+struct GqaShape {
+  int heads = 0;     // local
+  int kv_heads = 0;  // local, divides heads
+  int head_dim = 0;
+  float scale = 1.0f;  // softmax scale
+
+  int group() const { return heads / kv_heads; }
+};
+
+/// k, v [rows, kv_heads · head_dim] (keys rotated) → cache slots[i], rounded as write_latent does.
+void write_kv(const KernelContext& cx, const GqaShape& shape, ConstRows k, ConstRows v,
+              std::span<const int64_t> slots, const PagedCache& cache);
+
+/// q [rows, heads · head_dim] (rotated), out [rows, heads · head_dim]. Reads K and V from the cache only.
+/// Both forms are computed alike: a row's result depends on its query, its position and the cache alone.
+void gqa_attention(const KernelContext& cx, const GqaShape& shape, ConstRows q, const PagedCache& cache,
+                   std::span<const AttentionSpan> spans, Rows out);
+size_t gqa_scratch_bytes(const GqaShape& shape, int threads);
 
 // ---- norms, RoPE, gate, small things (kernels/cpu/norm*.cc, rope*.cc, gate.cc, …) ------------
 
@@ -155,6 +183,10 @@ struct RopeTable {
 /// Rotates, in place, pairs (2j, 2j+1) of x[row][h · head_stride + offset …] for h < heads.
 void rope_interleaved(const KernelContext& cx, Rows x, int heads, int64_t head_stride, int64_t offset,
                       std::span<const int32_t> positions, const RopeTable& table);
+
+/// The same for pairs (j, j + half): the two halves of a head turn against each other.
+void rope_halves(const KernelContext& cx, Rows x, int heads, int64_t head_stride, int64_t offset,
+                 std::span<const int32_t> positions, const RopeTable& table);
 
 enum class GateScore : uint8_t { kSoftmax, kSigmoid };
 /// kGreedy: top-k of the scores. kGroupMax: groups ranked by their best score (V2
@@ -174,6 +206,9 @@ void gate_top_k(const KernelContext& cx, ConstRows logits, const GateParams& par
 
 /// out += x, elementwise [rows, cols].
 void add_rows(const KernelContext& cx, ConstRows x, Rows out);
+
+/// Every row of out += bias [cols].
+void add_bias(const KernelContext& cx, std::span<const float> bias, Rows out);
 
 /// Index of the largest value, the lowest index on ties; NaN never wins. -1 when empty.
 int64_t argmax(const KernelContext& cx, std::span<const float> values);

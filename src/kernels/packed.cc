@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "kernels/packed8.h"
 
 namespace duet {
 namespace {
@@ -19,22 +20,38 @@ struct Column {
   const std::byte* data = nullptr;
   DType dtype = DType::kF32;
   int64_t stride = 0;  // elements from one k to the next
+  pack_detail::Source source;
 };
 
-void check_parts(std::span<const WeightView> parts, DType dtype) {
-  const auto known = [](DType d) { return d == DType::kF32 || d == DType::kBf16 || d == DType::kF16; };
-  if (!known(dtype)) {
-    throw Error(ErrorKind::kUnsupported, std::string("cannot pack weights as ") + to_string(dtype) +
-                                             "; expected float32, bfloat16 or float16");
+bool is_float(DType d) {
+  return d == DType::kF32 || d == DType::kBf16 || d == DType::kF16;
+}
+bool is_8bit(DType d) {
+  return d == DType::kF8E4M3 || d == DType::kI8;
+}
+
+void check_parts(std::span<const WeightView> parts, PackAs as) {
+  if (!is_float(as.dtype) && !is_8bit(as.dtype)) {
+    throw Error(ErrorKind::kUnsupported, std::string("cannot pack weights as ") + to_string(as.dtype) +
+                                             "; expected float32, bfloat16, float16, float8_e4m3 or int8");
   }
+  DUET_CHECK(as.inputs == Inputs::kFloat || as.dtype == DType::kI8);
   for (const WeightView& part : parts) {
     DUET_CHECK(part.cols == parts[0].cols);
-    if (part.rows > 0 && !known(part.dtype)) {
+    // fp8 keeps its published scales: nothing here chooses new ones.
+    const bool fits = as.dtype == DType::kF8E4M3 ? part.dtype == as.dtype || !part.scales.data
+                                                 : is_8bit(part.dtype) || is_float(part.dtype);
+    if (part.rows > 0 && (!fits || (!is_float(part.dtype) && !is_8bit(part.dtype)))) {
       throw Error(ErrorKind::kUnsupported, std::string("cannot pack weights stored as ") +
-                                               to_string(part.dtype) +
-                                               "; convert them to float32, bfloat16 or float16 first");
+                                               to_string(part.dtype) + " as " + to_string(as.dtype));
     }
   }
+}
+
+/// k that share a scale; without scales by k, all of them.
+int64_t scale_block(const WeightView& w) {
+  if (w.scales.data && w.scales.col_stride != 0) return w.scales.block_cols;
+  return std::max<int64_t>((w.scales.col_offset + w.cols + 3) / 4 * 4, 4);
 }
 
 /// Walks the rows of `parts` in order.
@@ -49,8 +66,7 @@ class ColumnCursor {
     const WeightView& v = parts_[part_];
     const auto* base = static_cast<const std::byte*>(v.data);
     const auto offset = row_ * v.row_stride * static_cast<int64_t>(dtype_bytes(v.dtype));
-    ++row_;
-    return {base + offset, v.dtype, v.col_stride};
+    return {base + offset, v.dtype, v.col_stride, {&v, row_++}};
   }
 
  private:
@@ -172,12 +188,13 @@ void widen_column(const Column& column, int64_t k, float* out) {
   for (int64_t i = 0; i < k; ++i) convert_to_f32(column.data + i * step, column.dtype, out + i, 1);
 }
 
-/// As turn_same, every element through float32. k ≤ kTile.
-void turn_converted(const Column* columns, int count, int64_t k, DType dtype, std::byte* out) {
+/// As turn_same, every element through float32; the columns begin at k0. k ≤ kTile.
+void turn_converted(const Column* columns, int count, int64_t k0, int64_t k, DType dtype, std::byte* out) {
   alignas(64) float converted[kPanelColumns][kTile];
   float wide[kTile];
   Column moved[kPanelColumns];
-  if (neighbours(columns, count)) {  // a k at a time, 16 (or count) neighbours
+  const bool bare = std::all_of(columns, columns + count, [](const Column& c) { return is_float(c.dtype); });
+  if (bare && neighbours(columns, count)) {  // a k at a time, 16 (or count) neighbours
     const auto step = columns[0].stride * static_cast<int64_t>(dtype_bytes(columns[0].dtype));
     const auto size = static_cast<int64_t>(dtype_bytes(dtype));
     auto* rows = reinterpret_cast<std::byte*>(converted);
@@ -185,14 +202,18 @@ void turn_converted(const Column* columns, int count, int64_t k, DType dtype, st
       convert_to_f32(columns[0].data + i * step, columns[0].dtype, wide, static_cast<size_t>(count));
       convert_from_f32(wide, dtype, rows + i * kPanelColumns * size, static_cast<size_t>(count));
     }
-    for (int c = 0; c < count; ++c) moved[c] = {rows + c * size, dtype, kPanelColumns};
+    for (int c = 0; c < count; ++c) moved[c] = {rows + c * size, dtype, kPanelColumns, {}};
     turn_same(moved, count, k, dtype, out);
     return;
   }
   for (int c = 0; c < count; ++c) {
-    widen_column(columns[c], k, wide);
+    if (is_float(columns[c].dtype)) {
+      widen_column(columns[c], k, wide);
+    } else {
+      pack_detail::widen_scaled(columns[c].source, k0, k, wide);
+    }
     convert_from_f32(wide, dtype, converted[c], static_cast<size_t>(k));
-    moved[c] = {reinterpret_cast<const std::byte*>(converted[c]), dtype, 1};
+    moved[c] = {reinterpret_cast<const std::byte*>(converted[c]), dtype, 1, {}};
   }
   turn_same(moved, count, k, dtype, out);
 }
@@ -211,41 +232,118 @@ void pack_panel(const Column* columns, int count, int64_t k, DType dtype, std::b
       at[c].data += k0 * columns[c].stride * size;
     }
     const int64_t length = std::min(kTile, k - k0);
-    (same ? turn_same : turn_converted)(at, count, length, dtype, panel + k0 * line);
+    if (same) {
+      turn_same(at, count, length, dtype, panel + k0 * line);
+    } else {
+      turn_converted(at, count, k0, length, dtype, panel + k0 * line);
+    }
   }
 }
 
 }  // namespace
 
-size_t packed_bytes(int64_t n, int64_t k, DType dtype) {
+bool fits_fp8(const WeightView& w) {
+  const int64_t block = scale_block(w);
+  return block % 4 == 0 && block < (int64_t{1} << 30) && w.scales.col_offset % 4 == 0;
+}
+
+PackedView packed_shape(std::span<const WeightView> parts, PackAs as) {
+  PackedView shape;
+  shape.dtype = as.dtype;
+  shape.inputs = as.inputs;
+  for (const WeightView& part : parts) {
+    shape.n += part.rows;
+    shape.k = part.cols;
+    if (as.dtype == DType::kF8E4M3 && part.dtype == as.dtype && part.rows > 0) {
+      if (!fits_fp8(part)) {
+        throw Error(ErrorKind::kUnsupported,
+                    "fp8 scales whose blocks do not begin and end on multiples of 4 columns");
+      }
+      shape.block = static_cast<int32_t>(scale_block(part));
+      shape.offset = static_cast<int32_t>(part.scales.data ? part.scales.col_offset % shape.block : 0);
+    }
+  }
+  // Parts of zeros alone.
+  if (as.dtype == DType::kF8E4M3 && shape.block == 0) shape.block = 128;
+  return shape;
+}
+
+int64_t PackedView::panel_bytes() const {
+  return static_cast<int64_t>(packed_bytes(kPanelColumns, k, dtype, std::max<int64_t>(block, 4), offset));
+}
+
+PackedView PackedView::from_panel(int64_t first, int64_t columns) const {
+  PackedView part = *this;
+  part.data = static_cast<const std::byte*>(data) + first * panel_bytes();
+  part.n = columns;
+  return part;
+}
+
+size_t packed_bytes(int64_t n, int64_t k, DType dtype, int64_t block, int64_t offset) {
   const int64_t panels = (n + kPanelColumns - 1) / kPanelColumns;
+  if (dtype == DType::kI8) return static_cast<size_t>(panels * (128 + (k + 3) / 4 * 64));
+  if (dtype == DType::kF8E4M3) {
+    const int64_t blocks = k == 0 ? 0 : (offset + k + block - 1) / block - offset / block;
+    return static_cast<size_t>(panels * (blocks * 64 + (k + 3) / 4 * 64));
+  }
   const int64_t depth = dtype == DType::kBf16 ? (k + 1) / 2 * 2 : k;
   return static_cast<size_t>(panels * depth * kPanelColumns) * dtype_bytes(dtype);
 }
 
-void pack_into(std::span<const WeightView> parts, DType dtype, void* dst) {
-  check_parts(parts, dtype);
+namespace {
+
+/// `parts` as panels of `shape` from `dst` on.
+void pack_panels(std::span<const WeightView> parts, const PackedView& shape, std::byte* dst) {
   int64_t n = 0;
   for (const WeightView& part : parts) n += part.rows;
-  if (n == 0 || parts[0].cols == 0) return;
-  const int64_t k = parts[0].cols;
-  const auto panel_bytes = static_cast<int64_t>(packed_bytes(kPanelColumns, k, dtype));
+  if (n == 0 || shape.k == 0) return;
+  const int64_t panel_bytes = shape.panel_bytes();
+  const bool quads = is_8bit(shape.dtype);
+  AlignedBuffer bytes(quads ? static_cast<size_t>((shape.k + 3) / 4 * 4 * kPanelColumns) : 0);
   ColumnCursor cursor(parts);
-  auto* panel = static_cast<std::byte*>(dst);
+  std::byte* panel = dst;
   for (int64_t n0 = 0; n0 < n; n0 += kPanelColumns, panel += panel_bytes) {
     Column columns[kPanelColumns];
     const int count = static_cast<int>(std::min(kPanelColumns, n - n0));
     for (int c = 0; c < count; ++c) columns[c] = cursor.next();
-    pack_panel(columns, count, k, dtype, panel, panel_bytes);
+    if (!quads) {
+      pack_panel(columns, count, shape.k, shape.dtype, panel, panel_bytes);
+      continue;
+    }
+    pack_detail::Source sources[kPanelColumns];
+    for (int c = 0; c < count; ++c) sources[c] = columns[c].source;
+    pack_detail::pack_panel8(sources, count, shape, panel, bytes.data());
   }
 }
 
-PackedMatrix::PackedMatrix(std::span<const WeightView> parts, DType dtype)
-    : dtype_(dtype), k_(parts.empty() ? 0 : parts[0].cols) {
-  check_parts(parts, dtype);
-  for (const WeightView& part : parts) n_ += part.rows;
-  buffer_ = AlignedBuffer(packed_bytes(n_, k_, dtype));
-  pack_into(parts, dtype, buffer_.data());
+}  // namespace
+
+void pack_into(std::span<const WeightView> parts, PackAs as, void* dst) {
+  check_parts(parts, as);
+  pack_panels(parts, packed_shape(parts, as), static_cast<std::byte*>(dst));
+}
+
+PackedMatrix::PackedMatrix(std::span<const WeightView> parts, PackAs as) {
+  check_parts(parts, as);
+  shape_ = packed_shape(parts, as);
+  buffer_ = AlignedBuffer(
+      static_cast<size_t>((shape_.n + kPanelColumns - 1) / kPanelColumns * shape_.panel_bytes()));
+  pack_panels(parts, shape_, buffer_.data());
+}
+
+PackedMatrix::PackedMatrix(int64_t n, int64_t k, PackAs as, const WeightView& like) {
+  check_parts({&like, 1}, as);
+  shape_ = packed_shape({&like, 1}, as);
+  shape_.n = n;
+  shape_.k = k;
+  buffer_ =
+      AlignedBuffer(static_cast<size_t>((n + kPanelColumns - 1) / kPanelColumns * shape_.panel_bytes()));
+}
+
+void PackedMatrix::pack_rows(int64_t first_row, const WeightView& part) {
+  DUET_CHECK(first_row % kPanelColumns == 0 && first_row + part.rows <= shape_.n && part.cols == shape_.k);
+  check_parts({&part, 1}, {shape_.dtype, shape_.inputs});
+  pack_panels({&part, 1}, shape_, buffer_.data() + first_row / kPanelColumns * shape_.panel_bytes());
 }
 
 }  // namespace duet

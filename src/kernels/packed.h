@@ -3,7 +3,14 @@
 // Layout: panel p holds output columns [16p, 16p+16); inside a panel k runs slowest, so one step of
 // the k loop reads 16 neighbours. The last panel is padded with zeros. For bf16 the k index runs in
 // pairs (two k of one column side by side), which is what a bf16 dot product instruction eats and
-// what widening kernels can unpack; an odd K is padded with a zero.
+// what widening kernels can unpack; an odd K is padded with a zero. 8-bit types run in quads of k and
+// carry their scales with them, so that a panel is one stream from memory:
+//  * i8: 16 scales (f32), 16 times 128 · Σ of the column (i32), quads;
+//  * f8e4m3: for each block of k that shares scales: 16 scales (f32), quads. The first block may be
+//    short, since a shard may cut one (on a quad: see fits_fp8).
+// A quad is 64 bytes, 16 for four columns: with int8 inputs the four k of the first column, of the second,
+// …, as VNNI eats them; with float inputs k 0 and 1 of the four columns, then k 2 and 3, which two
+// unpackings turn into pairs.
 #pragma once
 
 #include <span>
@@ -15,38 +22,76 @@ namespace duet {
 
 constexpr int64_t kPanelColumns = 16;
 
-/// A packed matrix somebody else owns: weights [n, k] of `dtype` (f32, bf16 or f16).
+/// What a row of activations becomes before the product.
+enum class Inputs : uint8_t {
+  kFloat,  // rounded as the context says
+  kInt8,   // W8A8: x · (1 / s) to nearest even, s = max |x| / 127 of the row; i8 weights only
+};
+
+/// What packed weights are to be.
+struct PackAs {
+  PackAs(DType d, Inputs i = Inputs::kFloat) : dtype(d), inputs(i) {}  // NOLINT: a type alone is enough
+  DType dtype;
+  Inputs inputs;
+};
+
+/// A packed matrix somebody else owns: weights [n, k] of `dtype` (f32, bf16, f16, f8e4m3 or i8).
 struct PackedView {
   const void* data = nullptr;
   DType dtype = DType::kF32;
   int64_t n = 0;  // output features
   int64_t k = 0;  // input features
+  Inputs inputs = Inputs::kFloat;
+  int32_t block = 0;   // f8e4m3: k that share a scale, a multiple of 4
+  int32_t offset = 0;  // f8e4m3: of k = 0 inside its block, a multiple of 4
+
+  /// Bytes from one panel to the next.
+  int64_t panel_bytes() const;
+  /// Panels [first, …) as a matrix of n columns.
+  PackedView from_panel(int64_t first, int64_t columns) const;
 };
 
-/// Bytes of a packed [n, k] matrix.
-size_t packed_bytes(int64_t n, int64_t k, DType dtype);
+/// Bytes of a packed [n, k] matrix. `block`, `offset`: of f8e4m3.
+size_t packed_bytes(int64_t n, int64_t k, DType dtype, int64_t block = 128, int64_t offset = 0);
 
-/// Packs `parts`, stacked along n, into `dst` (packed_bytes of the sum; 64-byte aligned),
-/// converting f32/bf16/f16 elements to `dtype` (round to nearest even). All parts have one k.
-void pack_into(std::span<const WeightView> parts, DType dtype, void* dst);
+/// Whether f8e4m3 weights can stay so: their scales' borders lie on quads of k. Otherwise they are packed
+/// as floats.
+bool fits_fp8(const WeightView& w);
+
+/// How parts will lie: type, sizes and, of f8e4m3, where scales change; no data. Reads no elements.
+PackedView packed_shape(std::span<const WeightView> parts, PackAs as);
+
+/// Packs `parts`, stacked along n, into `dst` (packed_bytes of the sum; 64-byte aligned). All parts
+/// have one k. Elements are converted to a float `as.dtype` (round to nearest even, 8-bit ones times
+/// their scale). i8 takes i8 with a scale per row as it is, and floats as W8A8 does: s = max |w| / 127
+/// of the row, w / s to nearest even. f8e4m3 takes f8e4m3 with scales per block. Throws kUnsupported
+/// for other combinations, kCorrupt for an f8e4m3 NaN.
+void pack_into(std::span<const WeightView> parts, PackAs as, void* dst);
 
 /// Owns its packed bytes.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  PackedMatrix(std::span<const WeightView> parts, DType dtype);
-  PackedMatrix(const WeightView& part, DType dtype) : PackedMatrix(std::span(&part, 1), dtype) {}
+  PackedMatrix(std::span<const WeightView> parts, PackAs as);
+  PackedMatrix(const WeightView& part, PackAs as) : PackedMatrix(std::span(&part, 1), as) {}
+  /// Room for [n, k] that pack_rows fills; `like` says how f8e4m3 scales lie.
+  PackedMatrix(int64_t n, int64_t k, PackAs as, const WeightView& like);
+  /// Rows [first_row, first_row + part.rows); first_row is a multiple of 16, and so are the rows of
+  /// every part but the last.
+  void pack_rows(int64_t first_row, const WeightView& part);
 
-  PackedView view() const { return {buffer_.data(), dtype_, n_, k_}; }
-  int64_t n() const { return n_; }
-  int64_t k() const { return k_; }
+  PackedView view() const {
+    PackedView v = shape_;
+    v.data = buffer_.data();
+    return v;
+  }
+  int64_t n() const { return shape_.n; }
+  int64_t k() const { return shape_.k; }
   size_t bytes() const { return buffer_.size(); }
 
  private:
   AlignedBuffer buffer_;
-  DType dtype_ = DType::kF32;
-  int64_t n_ = 0;
-  int64_t k_ = 0;
+  PackedView shape_;
 };
 
 }  // namespace duet

@@ -1,7 +1,8 @@
 // config.json and generation_config.json of a Hugging Face directory as plain structs. Called once
 // at start; whatever Duet cannot honour is refused here by name, never ignored.
-// Always holds for a DeepseekConfig that parse_config returned: sizes are positive and small enough
-// that products of two fit int64_t, groups divide experts, top-k fits, enums are known.
+// Always holds for a ModelConfig that parse_config returned: sizes are positive and small enough
+// that products of two fit int64_t, groups divide experts, kv heads divide heads, top-k fits, enums are
+// known.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +11,15 @@
 #include <string_view>
 #include <vector>
 
+#include "load/quant_config.h"
 #include "tensor/dtype.h"
 
 namespace duet {
 
-enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3 };
+enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3, kLlama, kQwen2, kQwen3, kQwen3Moe };
 enum class TopkMethod : uint8_t { kGreedy, kGroupLimitedGreedy, kNoauxTc };
 enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid };
-enum class RopeType : uint8_t { kDefault, kYarn };
+enum class RopeType : uint8_t { kDefault, kLinear, kLlama3, kYarn };
 
 /// The names of config.json: "DeepseekV3ForCausalLM", "noaux_tc", "sigmoid", "yarn".
 const char* to_string(Architecture architecture);
@@ -25,25 +27,27 @@ const char* to_string(TopkMethod method);
 const char* to_string(ScoringFunc func);
 const char* to_string(RopeType type);
 
-/// Interleaved pairs (2i, 2i + 1) always; "rope_interleave": false is refused.
+/// DeepSeek rotates interleaved pairs (2i, 2i + 1), the others pairs (i, i + half).
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000.0;
+  double factor = 1.0;                                   // of all but kDefault
+  int64_t original_max_position_embeddings = 0;          // llama3 and YaRN
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   // YaRN only, as Hugging Face reads them:
-  double factor = 1.0;
   double beta_fast = 32.0;
   double beta_slow = 1.0;
   double mscale = 0.0;          // 0: absent
   double mscale_all_dim = 0.0;  // 0: absent
   std::optional<double> attention_factor;
-  int64_t original_max_position_embeddings = 0;
   bool truncate = true;  // floor and ceil of the correction range
 };
 
-struct DeepseekConfig {
+struct ModelConfig {
   std::string file;  // where it came from, for messages
   Architecture architecture = Architecture::kDeepseekV3;
   DType dtype = DType::kF32;  // torch_dtype or dtype: f32, bf16 or f16
+  QuantConfig quant;
 
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
@@ -54,8 +58,15 @@ struct DeepseekConfig {
   bool tie_word_embeddings = false;
 
   int64_t num_attention_heads = 0;
-  int64_t q_lora_rank = 0;  // 0: one q_proj instead of q_a_proj and q_b_proj
-  int64_t kv_lora_rank = 0;
+  // Grouped-query attention (all but DeepSeek):
+  int64_t num_key_value_heads = 0;  // divides num_attention_heads
+  int64_t head_dim = 0;             // even
+  bool qkv_bias = false;
+  bool o_bias = false;
+  bool qk_norm = false;  // of each head, before it is rotated
+  // Multi-head latent attention (DeepSeek):
+  int64_t q_lora_rank = 0;   // 0: one q_proj instead of q_a_proj and q_b_proj
+  int64_t kv_lora_rank = 0;  // 0: grouped-query attention
   int64_t qk_nope_head_dim = 0;
   int64_t qk_rope_head_dim = 0;  // even
   int64_t v_head_dim = 0;
@@ -74,24 +85,27 @@ struct DeepseekConfig {
   double routed_scaling_factor = 1.0;
   int64_t first_k_dense_replace = 0;
   int64_t moe_layer_freq = 1;
+  int64_t decoder_sparse_step = 1;       // Qwen
+  std::vector<int64_t> mlp_only_layers;  // Qwen: these are dense
 
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
 
   int64_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
-  /// Routed experts in layer `layer`: from first_k_dense_replace on, every moe_layer_freq-th.
-  bool is_moe_layer(int64_t layer) const {
-    return n_routed_experts > 0 && layer >= first_k_dense_replace && layer % moe_layer_freq == 0;
-  }
+  bool latent_attention() const { return kv_lora_rank > 0; }
+  /// Routed experts in layer `layer`: from first_k_dense_replace on, every moe_layer_freq-th; every
+  /// decoder_sparse_step-th, but for mlp_only_layers.
+  bool is_moe_layer(int64_t layer) const;
   int64_t num_moe_layers() const;
 };
 
 /// Pure. Throws Error: kCorrupt (JSON, a missing field, a wrong type or value) or kUnsupported
 /// (architecture, activation, quantisation … by name), with file, field, found and expected.
-DeepseekConfig parse_config(std::string_view json, const std::string& file_name);
+ModelConfig parse_config(std::string_view json, const std::string& file_name);
 
-/// dir/config.json; also refuses quantised checkpoints and LoRA adapters by their marker files.
-DeepseekConfig load_config(const std::string& dir);
+/// dir/config.json, and dir/quant_model_description.json where there is one; refuses LoRA adapters and
+/// other quantisation layouts by their marker files.
+ModelConfig load_config(const std::string& dir);
 
 /// Fields are empty where the file does not set them.
 struct GenerationConfig {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "load/weights.h"
@@ -141,8 +143,8 @@ class DummyWeights final : public WeightSource {
         });
       }
     }
-    result.view = {result.owned.data(), dtype, row_slice.size(), col_slice.size(), col_slice.size(), 1};
-    return result;
+    result.view = {result.owned.data(), dtype, row_slice.size(), col_slice.size(), col_slice.size(), 1, {}};
+    return quantised(name) ? quantise(std::move(result), col_slice) : std::move(result);
   }
 
   std::vector<float> vector_f32(const std::string& name, int64_t length, Slice slice) const override {
@@ -161,6 +163,43 @@ class DummyWeights final : public WeightSource {
   std::vector<std::string> names() const override { return {}; }
 
  private:
+  bool quantised(const std::string& name) const {
+    const size_t dot = name.rfind('.');
+    return (name.ends_with("_proj.weight") || name.ends_with("_mqa.weight")) &&
+           options_.quant.quantised(name.substr(0, dot));
+  }
+
+  /// As the config says, with one power of two for a scale that the largest values (0.0693) just fit.
+  LoadedMatrix quantise(LoadedMatrix from, Slice col_slice) const {
+    const bool fp8 = options_.quant.format == WeightFormat::kFp8Block;
+    const float factor = fp8 ? 0x1p12f : 0x1p10f;
+    const size_t count = static_cast<size_t>(from.view.rows * from.view.cols);
+    LoadedMatrix m;
+    m.owned = AlignedBuffer(count);
+    std::array<float, 1024> piece;
+    const size_t size = dtype_bytes(from.view.dtype);
+    for (size_t done = 0; done < count; done += piece.size()) {
+      const size_t n = std::min(piece.size(), count - done);
+      convert_to_f32(from.owned.data() + done * size, from.view.dtype, piece.data(), n);
+      for (size_t i = 0; i < n; ++i) {
+        const float v = piece[i] * factor;
+        m.owned.data()[done + i] = static_cast<std::byte>(
+            fp8 ? f32_to_f8e4m3(v) : static_cast<uint8_t>(static_cast<int8_t>(std::nearbyint(v))));
+      }
+    }
+    const int64_t blocks =
+        fp8 ? (col_slice.end + options_.quant.block_cols - 1) / options_.quant.block_cols : 1;
+    m.scales.assign(static_cast<size_t>(blocks), 1.0f / factor);
+    m.view = from.view;
+    m.view.data = m.owned.data();
+    m.view.dtype = fp8 ? DType::kF8E4M3 : DType::kI8;
+    // Blocks along k lie where a checkpoint's would.
+    const int64_t block = options_.quant.block_cols;
+    m.view.scales = {m.scales.data(), 1, fp8 ? block : 1, 0, fp8 ? col_slice.begin % block : 0, 0,
+                     fp8 ? 1 : 0};
+    return m;
+  }
+
   DummyOptions options_;
 };
 

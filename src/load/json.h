@@ -32,6 +32,8 @@ class JsonFields {
 
   const nlohmann::json* find(const char* name) const;
   bool has(const char* name) const { return find(name) != nullptr; }
+  /// Also true for null.
+  bool names(const char* name) const { return object_.is_object() && object_.contains(name); }
 
   int64_t integer(const char* name, int64_t low, int64_t high) const;  // required
   int64_t integer_or(const char* name, int64_t absent, int64_t low, int64_t high) const;

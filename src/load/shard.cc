@@ -17,7 +17,7 @@ namespace duet {
 namespace {
 
 // Why `ranks` does not work; empty when it does.
-std::string objection(const DeepseekConfig& c, int64_t ranks, bool expert_parallel) {
+std::string objection(const ModelConfig& c, int64_t ranks, bool expert_parallel) {
   const auto does_not_divide = [&](const char* field, int64_t value) {
     return fmt::format("{} ranks do not divide {} = {}", ranks, field, value);
   };
@@ -27,6 +27,10 @@ std::string objection(const DeepseekConfig& c, int64_t ranks, bool expert_parall
   if (ranks < 1) return "there must be at least one rank";
   if (c.num_attention_heads % ranks != 0)
     return does_not_divide("num_attention_heads", c.num_attention_heads);
+  const int64_t kv_heads = c.num_key_value_heads;  // fewer than ranks are replicated
+  if (!c.latent_attention() && kv_heads % ranks != 0 && ranks % kv_heads != 0)
+    return fmt::format("{}, nor does num_key_value_heads divide them",
+                       does_not_divide("num_key_value_heads", kv_heads));
   const int64_t moe_layers = c.num_moe_layers();
   if (moe_layers > 0 && expert_parallel && c.n_routed_experts % ranks != 0) {
     return does_not_divide("n_routed_experts", c.n_routed_experts);
@@ -48,7 +52,7 @@ Slice shard(int64_t total, int rank, int ranks) {
   return {total * rank / ranks, total * (rank + 1) / ranks};
 }
 
-std::vector<int> valid_rank_counts(const DeepseekConfig& config, bool expert_parallel) {
+std::vector<int> valid_rank_counts(const ModelConfig& config, bool expert_parallel) {
   std::vector<int> counts;
   for (int ranks = 1; ranks <= config.num_attention_heads; ++ranks) {
     if (config.num_attention_heads % ranks == 0 && objection(config, ranks, expert_parallel).empty()) {
@@ -58,7 +62,7 @@ std::vector<int> valid_rank_counts(const DeepseekConfig& config, bool expert_par
   return counts;
 }
 
-void check_rank_count(const DeepseekConfig& config, int ranks, bool expert_parallel) {
+void check_rank_count(const ModelConfig& config, int ranks, bool expert_parallel) {
   const std::string why = objection(config, ranks, expert_parallel);
   if (why.empty()) return;
   throw Error(ErrorKind::kInvalidArgument,

@@ -10,7 +10,7 @@
 
 namespace duet {
 
-struct DeepseekConfig;
+struct ModelConfig;
 
 /// Half-open range of rows, columns, heads, experts …
 struct Slice {
@@ -25,10 +25,10 @@ Slice shard(int64_t total, int rank, int ranks);
 
 /// Rank counts that the model can be cut into, ascending. `expert_parallel`: whole experts per
 /// rank (the expert count must divide); otherwise every expert is cut along its intermediate size.
-std::vector<int> valid_rank_counts(const DeepseekConfig& config, bool expert_parallel);
+std::vector<int> valid_rank_counts(const ModelConfig& config, bool expert_parallel);
 
 /// Throws Error(kInvalidArgument) that says why `ranks` does not work and which counts would.
-void check_rank_count(const DeepseekConfig& config, int ranks, bool expert_parallel);
+void check_rank_count(const ModelConfig& config, int ranks, bool expert_parallel);
 
 /// Layer number N of "model.layers.N.…", or −1 for any other name.
 int64_t layer_of_tensor(const std::string& name);

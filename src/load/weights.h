@@ -8,8 +8,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "load/quant_config.h"
 #include "load/shard.h"
 #include "tensor/arena.h"
 #include "tensor/dtype.h"
@@ -19,10 +21,32 @@ namespace duet {
 
 class Checkpoint;
 
-/// A slice of a weight matrix. `owned` is empty when the view points into the mapping.
+/// Tells the system, when it goes, that pages of a mapping are not needed any more: a rank's resident
+/// memory then holds its packed weights and not the checkpoint beside them.
+class MappedRange {
+ public:
+  MappedRange() = default;
+  MappedRange(const std::byte* begin, size_t bytes) : begin_(begin), bytes_(bytes) {}
+  ~MappedRange();
+  MappedRange(MappedRange&& o) noexcept { *this = std::move(o); }
+  MappedRange& operator=(MappedRange&& o) noexcept {
+    std::swap(begin_, o.begin_);
+    std::swap(bytes_, o.bytes_);
+    return *this;
+  }
+
+ private:
+  const std::byte* begin_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+/// A slice of a weight matrix. `owned` is empty when the view points into the mapping. Quantised ones
+/// carry their scales: view.scales points into `scales`.
 struct LoadedMatrix {
   WeightView view;
   AlignedBuffer owned;
+  std::vector<float> scales;
+  MappedRange mapped;
 };
 
 /// Rows of a [rows, cols] table as float32; the name is resolved and the shape checked once.
@@ -42,13 +66,14 @@ class EmbeddingTable {
 };
 
 /// Errors of every function: kNotFound for a missing tensor, kCorrupt for another shape (names
-/// file, tensor, expected and found), kUnsupported for a dtype other than f32, bf16, f16.
+/// file, tensor, expected and found), kUnsupported for a dtype other than f32, bf16, f16 or, in a
+/// matrix, the one that quantization_config names.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
   virtual bool has(const std::string& name) const = 0;
-  /// Rows [row_slice), columns [col_slice) of the [rows, cols] matrix `name`.
+  /// Rows [row_slice), columns [col_slice) of the [rows, cols] matrix `name` ("….weight").
   virtual LoadedMatrix matrix(const std::string& name, int64_t rows, int64_t cols, Slice row_slice,
                               Slice col_slice) const = 0;
   /// The whole matrix.
@@ -64,11 +89,13 @@ class WeightSource {
 };
 
 /// Weights of a mapped checkpoint: zero-copy, except where the file's data is not aligned.
-std::unique_ptr<WeightSource> checkpoint_weights(std::shared_ptr<const Checkpoint> checkpoint);
+std::unique_ptr<WeightSource> checkpoint_weights(std::shared_ptr<const Checkpoint> checkpoint,
+                                                 const QuantConfig& quant = {});
 
 struct DummyOptions {
   DType dtype = DType::kF32;  // values are rounded to it: f32, bf16 or f16
   uint64_t seed = 0;
+  QuantConfig quant{};  // projections are then stored as it says, with one scale for all
 };
 
 /// Random weights without a file (--load-format dummy). Element i of tensor `name` depends on

@@ -75,8 +75,11 @@ std::vector<std::byte> serialize(const StepBatch& batch) {
   w.vector(batch.block_tables);
   w.vector(batch.logits_rows);
   w.vector(batch.borders);
-  w.vector(batch.stage_ns_per_row);
+  w.vector(batch.stage_ns);
   w.raw(&batch.overlap, sizeof(batch.overlap));
+  w.raw(&batch.lanes, sizeof(batch.lanes));
+  w.raw(&batch.observe, sizeof(batch.observe));
+  w.raw(&batch.stolen, sizeof(batch.stolen));
   return w.take();
 }
 
@@ -88,8 +91,11 @@ StepBatch deserialize_batch(std::span<const std::byte> bytes) {
   r.vector(batch.block_tables);
   r.vector(batch.logits_rows);
   r.vector(batch.borders);
-  r.vector(batch.stage_ns_per_row);
+  r.vector(batch.stage_ns);
   r.raw(&batch.overlap, sizeof(batch.overlap));
+  r.raw(&batch.lanes, sizeof(batch.lanes));
+  r.raw(&batch.observe, sizeof(batch.observe));
+  r.raw(&batch.stolen, sizeof(batch.stolen));
   if (!r.at_end()) Reader::fail();
   return batch;
 }

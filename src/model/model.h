@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -21,16 +23,22 @@ class Communicator;
 
 /// What a rank needs to build its shard. Pointers outlive the model.
 struct ModelSetup {
-  DeepseekConfig config;
+  ModelConfig config;
   const WeightSource* weights = nullptr;
   Communicator* comm = nullptr;  // rank and ranks; collectives are called on the comm lane only
   CpuLevel level = CpuLevel::kPortable;
   ThreadPool* pool = nullptr;
   ComputeDtype dtype = ComputeDtype::kFloat32;  // resolved
+  Quantization quantization = Quantization::kAsStored;
+  bool int8_head = true;
   ExpertPath expert_path = ExpertPath::kAllReduce;
   bool expert_parallel = false;  // whole experts per rank
   BatchLimits limits;
   std::function<void(double)> progress;  // fraction of the weights packed
+
+  int rank() const;
+  int ranks() const;
+  int threads() const { return pool ? pool->threads() : 1; }
 };
 
 class Model {
@@ -45,8 +53,8 @@ class Model {
   virtual std::span<const float> logits() const = 0;
 };
 
-/// DeepSeek-V2, V2-Lite, V3, R1. Loads and packs this rank's shard on the calling thread.
-std::unique_ptr<Model> make_deepseek(const ModelSetup& setup);
+/// Loads and packs this rank's shard on the calling thread; the family follows from the architecture.
+std::unique_ptr<Model> make_model(const ModelSetup& setup);
 
 /// Bytes of one rank, for the memory plan; pure.
 struct ModelBytes {
@@ -57,7 +65,10 @@ struct ModelBytes {
   int64_t max_collective_elements = 0;  // for Communicator::reserve
   int64_t max_all_to_all_elements = 0;
 };
-ModelBytes deepseek_bytes(const DeepseekConfig& config, ComputeDtype dtype, ExpertPath path,
-                          bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);
+ModelBytes model_bytes(const ModelConfig& config, const WeightPolicy& policy, ExpertPath path,
+                       bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);
+
+/// Every tensor name that the model reads on any rank, for the audit of a checkpoint.
+std::unordered_set<std::string> model_tensor_names(const ModelConfig& config);
 
 }  // namespace duet

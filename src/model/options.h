@@ -16,6 +16,19 @@ enum class ExpertPath : uint8_t { kAllReduce, kAllToAll };
 /// type; sums and the residual stream stay float32.
 enum class ComputeDtype : uint8_t { kAuto, kFloat32, kBfloat16, kHalf };
 
+/// --quantization. kW8A8: every Linear becomes int8 by output channel at load time, with int8 inputs.
+enum class Quantization : uint8_t { kAsStored, kW8A8 };
+
+/// How weights are held in memory. `int8_head`: with kW8A8, kv_b_proj and the head become int8 too, while
+/// their inputs stay floats.
+struct WeightPolicy {
+  WeightPolicy(ComputeDtype d, Quantization q = Quantization::kAsStored, bool head = true)
+      : dtype(d), quantization(q), int8_head(head) {}
+  ComputeDtype dtype;  // resolved
+  Quantization quantization;
+  bool int8_head;
+};
+
 /// "auto", "float32", "bfloat16", "half".
 const char* to_string(ComputeDtype dtype);
 /// Resolves kAuto by the checkpoint's own dtype.

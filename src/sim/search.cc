@@ -99,14 +99,14 @@ class Greedy {
 
 }  // namespace
 
-Program search_program(const Recording& recording, std::span<const double> cost_ns) {
+Program search_program(const Recording& recording, std::span<const double> cost_ns, double stolen) {
   DUET_CHECK(cost_ns.size() == recording.stages.size());
   const auto needs = derive_dependencies(recording.stages, recording.buffers.size());
   Program best;
   double best_ns = std::numeric_limits<double>::infinity();
   const auto consider = [&](const std::vector<int>& sequence) {
     Program program = program_in_order(recording, sequence, needs);
-    const double ns = simulate(program, cost_ns).makespan_ns;
+    const double ns = simulate(program, cost_ns, stolen).makespan_ns;
     if (ns < best_ns) {
       best_ns = ns;
       best = std::move(program);

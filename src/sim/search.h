@@ -10,8 +10,9 @@
 
 namespace duet {
 
-/// `cost_ns`: one entry per stage of the recording. Candidates: segments in turns (schedule.h), index
-/// plus skew for a row of skews, and greedy orders that always take the stage that can start first.
-Program search_program(const Recording& recording, std::span<const double> cost_ns);
+/// `cost_ns`: one entry per stage of the recording; `stolen`: as for simulate(). Candidates: segments in
+/// turns (schedule.h), index plus skew for a row of skews, and greedy orders that always take the stage that
+/// can start first.
+Program search_program(const Recording& recording, std::span<const double> cost_ns, double stolen = 0);
 
 }  // namespace duet

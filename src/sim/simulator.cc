@@ -1,39 +1,117 @@
 #include "sim/simulator.h"
 
 #include <algorithm>
-#include <array>
+#include <limits>
+#include <vector>
 
 #include "base/error.h"
 
 namespace duet {
 
-SimulatedRun simulate(const Program& program, std::span<const double> cost_ns) {
-  DUET_CHECK(cost_ns.size() == program.stages.size());
-  SimulatedRun run;
-  run.start_ns.assign(program.stages.size(), 0);
-  std::vector<double> end(program.stages.size(), -1);
-  std::array<size_t, kLanes> next{};
-  std::array<double, kLanes> free{};
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      for (; next[lane] < program.order[lane].size(); ++next[lane], moved = true) {
-        const size_t s = static_cast<size_t>(program.order[lane][next[lane]]);
-        double ready = 0;
-        bool known = true;
-        for (int w : program.waits[s]) {
-          known = known && end[static_cast<size_t>(w)] >= 0;
-          ready = std::max(ready, end[static_cast<size_t>(w)]);
-        }
-        if (!known) break;
-        run.start_ns[s] = std::max(free[lane], ready);
-        if (lane == static_cast<size_t>(Lane::kCompute)) run.exposed_ns += run.start_ns[s] - free[lane];
-        free[lane] = end[s] = run.start_ns[s] + cost_ns[s];
+namespace {
+
+// The lanes go on from event to event: the end of a stage frees its lane and whoever waited for it.
+// Lane 0 computes, the others communicate.
+class Clockwork {
+ public:
+  Clockwork(const Program& program, std::span<const double> cost, double stolen, CommLanes lanes,
+            SimulatedRun& run)
+      : program_(program), cost_(cost), slow_(1.0 - stolen), run_(run), done_(program.stages.size()) {
+    lanes_.resize(2);
+    lanes_[0].order = program.order[static_cast<size_t>(Lane::kCompute)];
+    for (int s : program.order[static_cast<size_t>(Lane::kComm)]) {
+      const size_t apart = static_cast<size_t>(program.stages[static_cast<size_t>(s)].micro_batch);
+      const size_t lane = lanes == CommLanes::kOne ? 1 : 1 + apart;
+      if (lanes_.size() <= lane) lanes_.resize(lane + 1);
+      lanes_[lane].order.push_back(s);
+    }
+  }
+
+  void go() {
+    start_ready();
+    while (lanes_[0].running >= 0 || communicating_ > 0) {
+      const double speed = communicating_ > 0 ? slow_ : 1.0;
+      const double share = 1.0 / std::max(communicating_, 1);
+      double step = std::numeric_limits<double>::infinity();
+      for (size_t l = 0; l < lanes_.size(); ++l) {
+        if (lanes_[l].running >= 0) step = std::min(step, lanes_[l].left / (l == 0 ? speed : share));
+      }
+      advance(step, speed, share);
+      start_ready();
+    }
+    for (const State& lane : lanes_) DUET_CHECK(lane.next == lane.order.size());
+    run_.makespan_ns = now_;
+  }
+
+ private:
+  struct State {
+    std::vector<int> order;
+    size_t next = 0;
+    int running = -1;
+    double left = 0;
+  };
+
+  void advance(double step, double speed, double share) {
+    now_ += step;
+    if (lanes_[0].running < 0) run_.exposed_ns += step;
+    for (size_t l = 0; l < lanes_.size(); ++l) {
+      State& lane = lanes_[l];
+      if (lane.running < 0) continue;
+      lane.left -= step * (l == 0 ? speed : share);
+      // What is due now ends now: a rounding error must not leave a sliver.
+      if (lane.left > 1e-9 * cost_[static_cast<size_t>(lane.running)]) continue;
+      done_[static_cast<size_t>(lane.running)] = true;
+      lane.running = -1;
+      communicating_ -= l > 0;
+    }
+  }
+
+  void start_ready() {
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (size_t l = 0; l < lanes_.size(); ++l) {
+        while (lanes_[l].running < 0 && lanes_[l].next < lanes_[l].order.size() && try_start(l)) moved = true;
       }
     }
   }
-  run.makespan_ns = std::max(free[0], free[1]);
-  run.exposed_ns += run.makespan_ns - free[static_cast<size_t>(Lane::kCompute)];
+
+  // A stage without cost is over at once, and may have been waited for.
+  bool try_start(size_t l) {
+    State& lane = lanes_[l];
+    const size_t s = static_cast<size_t>(lane.order[lane.next]);
+    for (int w : program_.waits[s]) {
+      if (!done_[static_cast<size_t>(w)]) return false;
+    }
+    run_.start_ns[s] = now_;
+    ++lane.next;
+    lane.left = cost_[s];
+    if (cost_[s] > 0) {
+      lane.running = static_cast<int>(s);
+      communicating_ += l > 0;
+    } else {
+      done_[s] = true;
+    }
+    return true;
+  }
+
+  const Program& program_;
+  std::span<const double> cost_;
+  double slow_;
+  SimulatedRun& run_;
+  std::vector<char> done_;
+  std::vector<State> lanes_;
+  int communicating_ = 0;
+  double now_ = 0;
+};
+
+}  // namespace
+
+SimulatedRun simulate(const Program& program, std::span<const double> cost_ns, double stolen,
+                      CommLanes lanes) {
+  DUET_CHECK(cost_ns.size() == program.stages.size() && stolen >= 0 && stolen < 1);
+  SimulatedRun run;
+  run.start_ns.assign(program.stages.size(), 0);
+  Clockwork(program, cost_ns, stolen, lanes, run).go();
   return run;
 }
 

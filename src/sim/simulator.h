@@ -15,7 +15,15 @@ struct SimulatedRun {
   std::vector<double> start_ns;  // by stage
 };
 
-/// `cost_ns`: one entry per stage. The program must be sound (validator.h).
-SimulatedRun simulate(const Program& program, std::span<const double> cost_ns);
+/// kPerMicroBatch: each micro-batch has a comm lane of its own, as engines with a communicator per
+/// micro-batch do; collectives in progress at the same time share the link evenly. For comparison: no
+/// executor runs so.
+enum class CommLanes : uint8_t { kOne, kPerMicroBatch };
+
+/// `cost_ns`: one entry per stage. `stolen`: the part of the core that a collective in progress takes from
+/// the compute lane (copies, sums and the network stack run on it), in [0, 1): while both lanes are busy,
+/// computing goes at 1 − stolen of its speed. The program must be sound (validator.h).
+SimulatedRun simulate(const Program& program, std::span<const double> cost_ns, double stolen = 0,
+                      CommLanes lanes = CommLanes::kOne);
 
 }  // namespace duet

@@ -1,5 +1,6 @@
 #include "tensor/dtype.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -95,11 +96,56 @@ void f16_to_f32(const f16_t* in, float* out, size_t count) {
   for (size_t i = 0; i < count; ++i) out[i] = to_f32(in[i]);
 }
 
+float f8e4m3_to_f32(uint8_t bits) {
+  const uint32_t magnitude = bits & 0x7fu;
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80u) << 24;
+  if (magnitude == 0x7fu) return std::bit_cast<float>(sign | 0x7fc00000u);
+  // Exponent and mantissa moved to float32's places, then rescaled: exact, subnormal numbers too.
+  const float value = std::bit_cast<float>(magnitude << 20) * 0x1p120f;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
+}
+
+uint8_t f32_to_f8e4m3(float v) {
+  const uint32_t u = std::bit_cast<uint32_t>(v);
+  const auto sign = static_cast<uint8_t>((u >> 24) & 0x80u);
+  const uint32_t magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return sign | 0x7f;
+  if (magnitude >= 0x43e00000u) return sign | 0x7e;  // 448
+  if (magnitude < 0x3c800000u) {                     // below 2^-6: steps of 2^-9; adding 2^14 rounds there
+    const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;
+    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x46800000u));
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
+  return static_cast<uint8_t>(sign | ((rounded - 0x3c000000u) >> 20));
+}
+
+float quantise_row_i8(const float* in, size_t count, int8_t* out) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer
+  uint32_t most = 0;                     // as integers, magnitudes keep their order, and NaN is the largest
+  for (size_t i = 0; i < count; ++i) most = std::max(most, std::bit_cast<uint32_t>(in[i]) & 0x7fffffffu);
+  const float scale = std::bit_cast<float>(most) / 127.0f;
+  if (!(scale > 0.0f) || most >= 0x7f800000u) {
+    std::fill_n(out, count, int8_t{0});
+    return scale;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const float q = std::clamp(in[i] / scale, -127.0f, 127.0f) + kMagic;  // denormal scales overshoot
+    out[i] = static_cast<int8_t>(std::bit_cast<uint32_t>(q) & 0xffu);
+  }
+  return scale;
+}
+
 void convert_to_f32(const void* in, DType dtype, float* out, size_t count) {
   switch (dtype) {
     case DType::kF32: std::memcpy(out, in, count * sizeof(float)); return;
     case DType::kBf16: bf16_to_f32(static_cast<const bf16_t*>(in), out, count); return;
     case DType::kF16: f16_to_f32(static_cast<const f16_t*>(in), out, count); return;
+    case DType::kF8E4M3:
+      for (size_t i = 0; i < count; ++i) out[i] = f8e4m3_to_f32(static_cast<const uint8_t*>(in)[i]);
+      return;
+    case DType::kI8:
+      for (size_t i = 0; i < count; ++i) out[i] = static_cast<const int8_t*>(in)[i];
+      return;
     default: break;
   }
   throw Error(ErrorKind::kUnsupported, std::string("no conversion from ") + to_string(dtype) + " to float32");
@@ -110,6 +156,9 @@ void convert_from_f32(const float* in, DType dtype, void* out, size_t count) {
     case DType::kF32: std::memcpy(out, in, count * sizeof(float)); return;
     case DType::kBf16: f32_to_bf16(in, static_cast<bf16_t*>(out), count); return;
     case DType::kF16: f32_to_f16(in, static_cast<f16_t*>(out), count); return;
+    case DType::kF8E4M3:
+      for (size_t i = 0; i < count; ++i) static_cast<uint8_t*>(out)[i] = f32_to_f8e4m3(in[i]);
+      return;
     default: break;
   }
   throw Error(ErrorKind::kUnsupported, std::string("no conversion from float32 to ") + to_string(dtype));

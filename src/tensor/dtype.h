@@ -45,9 +45,20 @@ void bf16_to_f32(const bf16_t* in, float* out, size_t count);
 void f32_to_f16(const float* in, f16_t* out, size_t count);
 void f16_to_f32(const f16_t* in, float* out, size_t count);
 
-/// `count` elements of `dtype` (f32, bf16, f16) to f32 and back; throws kUnsupported for others.
+/// OCP 8-bit float, 4 exponent and 3 mantissa bits ("e4m3fn"): no infinity, NaN is 0x7f and 0xff.
+float f8e4m3_to_f32(uint8_t bits);
+/// Round to nearest even; beyond ±448 to ±448, as published checkpoints are made. NaN stays NaN.
+uint8_t f32_to_f8e4m3(float v);
+
+/// `count` elements of `dtype` (f32, bf16, f16; f8e4m3 and i8: the bare values, without their scales)
+/// to f32, and back (f32, bf16, f16, f8e4m3); throws kUnsupported for others.
 void convert_to_f32(const void* in, DType dtype, float* out, size_t count);
 void convert_from_f32(const float* in, DType dtype, void* out, size_t count);
+
+/// A row of weights as int8: in / s to nearest even, s = max |in| / 127, which is returned; -128 never
+/// occurs, so that the negative is there as well. 0, and zeros, for a row of zeros. NaN or infinity in the
+/// row gives a scale that is not finite.
+float quantise_row_i8(const float* in, size_t count, int8_t* out);
 
 /// What inputs of matrix products are rounded to before they are multiplied (--dtype).
 enum class Rounding : uint8_t { kNone, kBf16, kF16 };

@@ -6,6 +6,8 @@
 #include <functional>
 #include <queue>
 
+#include "text/utf8.h"
+
 namespace duet {
 
 namespace {
@@ -155,6 +157,7 @@ class PairQueue {
 struct Bpe::Scratch {
   std::vector<CachedWord> cache = std::vector<CachedWord>(kCacheSlots);
   std::vector<int32_t> part;  // ids of a word's bytes, up to where no merge reaches
+  std::vector<int32_t> character;
   std::vector<Symbol> symbols;
   std::vector<int32_t> places;
   std::vector<Token> tokens, next_tokens;  // of two windows
@@ -183,15 +186,50 @@ int32_t Bpe::find_rank(int32_t left, int32_t right) const {
   return -1;
 }
 
-void Bpe::encode_bytes(std::string_view word, std::vector<int32_t>& ids) const {
-  for (char c : word) {
-    const int32_t id = byte_id_[static_cast<uint8_t>(c)];
-    if (id >= 0) ids.push_back(id);
+void Bpe::encode_unmerged(std::string_view word, std::vector<int32_t>& ids) const {
+  const size_t first = ids.size();
+  for (size_t at = 0; at < word.size();) {
+    const size_t length = byte_level_ ? 1 : static_cast<size_t>(utf8_length(word[at]));
+    const size_t count = ids.size();
+    encode_character(word.substr(at, length), ids);
+    if (fuse_unknown_ && count > first && ids.size() > count && ids.back() == unknown_ &&
+        ids[count - 1] == unknown_)
+      ids.pop_back();
+    at += length;
   }
 }
 
+/// One byte, or one character.
+void Bpe::encode_character(std::string_view character, std::vector<int32_t>& ids) const {
+  if (byte_level_) {
+    const int32_t id = byte_id_[static_cast<uint8_t>(character.front())];
+    if (id >= 0) ids.push_back(id);
+    return;
+  }
+  const auto found = vocab_.find(character);
+  if (found != vocab_.end()) {
+    ids.push_back(found->second);
+    return;
+  }
+  const bool falls_back = byte_fallback_ && std::all_of(character.begin(), character.end(), [&](char c) {
+                            return byte_id_[static_cast<uint8_t>(c)] >= 0;
+                          });
+  if (falls_back) {
+    for (const char c : character) ids.push_back(byte_id_[static_cast<uint8_t>(c)]);
+  } else if (unknown_ >= 0) {
+    ids.push_back(unknown_);
+  }
+}
+
+std::string Bpe::spelling(std::string_view word) const {
+  if (!byte_level_) return std::string(word);
+  std::string token;
+  for (char c : word) token += byte_level_alphabet()[static_cast<uint8_t>(c)];
+  return token;
+}
+
 void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const {
-  if (word.size() == 1) return encode_bytes(word, ids);  // a vocabulary has one id for it
+  if (word.size() == 1) return encode_unmerged(word, ids);  // a vocabulary has one id for it
   CachedWord* slot = nullptr;
   if (word.size() <= kCachedBytes) {
     slot = &scratch.cache[hash_word(word) >> 40 & (kCacheSlots - 1)];
@@ -203,9 +241,7 @@ void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32
   const size_t first = ids.size();
   bool done = false;
   if (ignore_merges_) {
-    std::string token;
-    for (char c : word) token += byte_level_alphabet()[static_cast<uint8_t>(c)];
-    const auto found = vocab_.find(token);
+    const auto found = vocab_.find(spelling(word));
     if (found != vocab_.end()) {
       ids.push_back(found->second);
       done = true;
@@ -213,13 +249,17 @@ void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32
   }
   if (!done) {
     scratch.part.clear();
-    uint8_t previous = 0;
-    for (char c : word) {
-      const auto byte = static_cast<uint8_t>(c);
-      if (byte_id_[byte] < 0) continue;
-      if (!joins_[previous][byte] && !scratch.part.empty()) merge(scratch, ids);
-      scratch.part.push_back(byte_id_[byte]);
-      previous = byte;
+    if (byte_level_) {
+      uint8_t previous = 0;
+      for (char c : word) {
+        const auto byte = static_cast<uint8_t>(c);
+        if (byte_id_[byte] < 0) continue;
+        if (!joins_[previous][byte] && !scratch.part.empty()) merge(scratch, ids);
+        scratch.part.push_back(byte_id_[byte]);
+        previous = byte;
+      }
+    } else {
+      start_with_characters(word, scratch, ids);
     }
     if (!scratch.part.empty()) merge(scratch, ids);
   }
@@ -229,6 +269,25 @@ void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32
     slot->count = static_cast<uint8_t>(count);
     std::memcpy(slot->bytes, word.data(), word.size());
     std::copy(ids.begin() + static_cast<ptrdiff_t>(first), ids.end(), slot->ids);
+  }
+}
+
+/// scratch.part = the characters of a word; where no merge reaches, what came before is merged already.
+void Bpe::start_with_characters(std::string_view word, Scratch& scratch, std::vector<int32_t>& ids) const {
+  std::vector<int32_t>&part = scratch.part, &character = scratch.character;
+  uint8_t previous = 0;
+  for (size_t at = 0; at < word.size();) {
+    const auto length = static_cast<size_t>(utf8_length(word[at]));
+    const auto lead = static_cast<uint8_t>(word[at]);
+    character.clear();
+    encode_character(word.substr(at, length), character);
+    at += length;
+    if (character.empty()) continue;
+    const bool unknown = character.back() == unknown_;
+    if (unknown && fuse_unknown_ && !part.empty() && part.back() == unknown_) continue;
+    if (!joins_[previous][lead] && !part.empty() && !unknown) merge(scratch, ids);
+    part.insert(part.end(), character.begin(), character.end());
+    previous = static_cast<uint8_t>(word[at - 1]);
   }
 }
 

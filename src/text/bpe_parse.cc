@@ -61,7 +61,7 @@ std::string byte_level_decode(std::string_view token) {
   return out;
 }
 
-Bpe Bpe::parse(const nlohmann::json& json) {
+Bpe Bpe::parse(const nlohmann::json& json, bool byte_level) {
   // Files before 2022 have no model.type; "BPE" is then told by the presence of merges.
   const nlohmann::json& type = member(json, "type");
   if (type.is_null() ? !json.contains("merges") : type != "BPE") {
@@ -72,13 +72,18 @@ Bpe Bpe::parse(const nlohmann::json& json) {
   refuse(json, "dropout", dropout.is_null() || dropout == 0);
   refuse(json, "continuing_subword_prefix", is_empty(member(json, "continuing_subword_prefix")));
   refuse(json, "end_of_word_suffix", is_empty(member(json, "end_of_word_suffix")));
-  refuse(json, "byte_fallback", !read_bool(json, "byte_fallback", "model", false));
+  refuse(json, "byte_fallback", !byte_level || !read_bool(json, "byte_fallback", "model", false));
   Bpe bpe;
+  bpe.byte_level_ = byte_level;
   bpe.ignore_merges_ = read_bool(json, "ignore_merges", "model", false);
   bpe.parse_vocab(json);
   bool all_bytes = true;
   for (int32_t id : bpe.byte_id_) all_bytes = all_bytes && id >= 0;
-  refuse(json, "unk_token", member(json, "unk_token").is_null() || all_bytes);
+  if (byte_level) {
+    refuse(json, "unk_token", member(json, "unk_token").is_null() || all_bytes);
+  } else {
+    bpe.parse_fallback(json);
+  }
   bpe.parse_merges(json);
   return bpe;
 }
@@ -100,10 +105,21 @@ void Bpe::parse_vocab(const nlohmann::json& json) {
   }
   byte_of_id_.assign(max_id_ + 1, -1);
   for (int byte = 0; byte < 256; ++byte) {
-    const auto found = vocab_.find(byte_level_alphabet()[byte]);
+    const auto found =
+        vocab_.find(byte_level_ ? byte_level_alphabet()[byte] : fmt::format("<0x{:02X}>", byte));
     byte_id_[byte] = found == vocab_.end() ? -1 : found->second;
-    if (byte_id_[byte] >= 0) byte_of_id_[byte_id_[byte]] = static_cast<int16_t>(byte);
+    if (byte_level_ && byte_id_[byte] >= 0) byte_of_id_[byte_id_[byte]] = static_cast<int16_t>(byte);
   }
+}
+
+void Bpe::parse_fallback(const nlohmann::json& json) {
+  byte_fallback_ = read_bool(json, "byte_fallback", "model", false);
+  fuse_unknown_ = read_bool(json, "fuse_unk", "model", false);
+  if (member(json, "unk_token").is_null()) return;
+  const auto found = vocab_.find(read_string(json, "unk_token", "model"));
+  if (found == vocab_.end())
+    throw Error(ErrorKind::kCorrupt, "tokenizer.json: model.unk_token is not in model.vocab");
+  unknown_ = found->second;
 }
 
 void Bpe::parse_merges(const nlohmann::json& json) {
@@ -146,7 +162,8 @@ void Bpe::parse_merges(const nlohmann::json& json) {
     merges.push_back({pair, static_cast<int32_t>(rank)});
     merged_.push_back(ab->second);
     // A token that bytes can grow into is spelled in the alphabet; what the others add here is harmless.
-    const std::string left_bytes = byte_level_decode(left), right_bytes = byte_level_decode(right);
+    const std::string left_bytes = byte_level_ ? byte_level_decode(left) : std::string(left);
+    const std::string right_bytes = byte_level_ ? byte_level_decode(right) : std::string(right);
     joins_[static_cast<uint8_t>(left_bytes.back())].set(static_cast<uint8_t>(right_bytes.front()));
   }
   build_table(merges);

@@ -9,7 +9,14 @@ namespace duet {
 
 std::string Detokenizer::push(int32_t id) {
   if (skip_special_ && tokenizer_->is_special(id)) return {};
-  pending_.append(tokenizer_->token_bytes(id));
+  std::string_view bytes = tokenizer_->token_bytes(id);
+  for (; strip_ > 0 && !bytes.empty(); --strip_) {
+    if (bytes.front() != ' ')
+      strip_ = 1;  // the text has begun
+    else
+      bytes.remove_prefix(1);
+  }
+  pending_.append(bytes);
   std::string out;
   std::string_view rest = pending_;
   while (!rest.empty()) {
@@ -22,7 +29,12 @@ std::string Detokenizer::push(int32_t id) {
   return out;
 }
 
+void Detokenizer::reset() {
+  strip_ = at_start_ ? tokenizer_->strip_start() : 0;
+}
+
 std::string Detokenizer::finish() {
+  reset();
   return std::exchange(pending_, {}).empty() ? std::string() : std::string(kReplacement);
 }
 

@@ -1,5 +1,6 @@
 // Token ids to text while they are being generated: gives back only whole code points, so that a
-// stream never shows half of an emoji. All pieces together equal Tokenizer::decode of all ids.
+// stream never shows half of an emoji. All pieces together equal Tokenizer::decode of all ids; a continuation
+// keeps the leading space that decode() strips, since it is what parts it from the prompt.
 // One per sequence; used by the engine for streaming and stop strings.
 #pragma once
 
@@ -13,8 +14,10 @@ class Tokenizer;
 class Detokenizer {
  public:
   /// The tokenizer must outlive this.
-  explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true)
-      : tokenizer_(&tokenizer), skip_special_(skip_special) {}
+  explicit Detokenizer(const Tokenizer& tokenizer, bool skip_special = true, bool continuation = false)
+      : tokenizer_(&tokenizer), skip_special_(skip_special), at_start_(!continuation) {
+    reset();
+  }
 
   /// The text that this id completes; empty while a code point is unfinished.
   std::string push(int32_t id);
@@ -22,8 +25,12 @@ class Detokenizer {
   std::string finish();
 
  private:
+  void reset();
+
   const Tokenizer* tokenizer_;
   bool skip_special_;
+  bool at_start_;        // the ids are a whole text
+  size_t strip_ = 0;     // spaces that the next bytes still lose
   std::string pending_;  // the start of a code point, at most 3 bytes
 };
 

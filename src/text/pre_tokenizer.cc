@@ -41,11 +41,25 @@ std::string escape_regex(const std::string& literal) {
 PreTokenizer PreTokenizer::parse(const nlohmann::json& json) {
   PreTokenizer result;
   if (!json.is_null()) result.parse_step(json, "pre_tokenizer", 0);
-  if (!result.byte_level_) {
-    throw Error(ErrorKind::kUnsupported,
-                "tokenizer.json: pre_tokenizer has no ByteLevel; only byte-level BPE is supported");
-  }
   return result;
+}
+
+void PreTokenizer::parse_metaspace(const nlohmann::json& json, const std::string& path, Step& step) {
+  step.metaspace = read_string(json, "replacement", path);
+  if (step.metaspace.empty())
+    throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {}.replacement is empty", path));
+  // Files of before 2023 have add_prefix_space alone.
+  std::string scheme = read_bool(json, "add_prefix_space", path, true) ? "always" : "never";
+  if (json.contains("prepend_scheme")) scheme = read_string(json, "prepend_scheme", path);
+  if (scheme != "always" && scheme != "first" && scheme != "never") {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("tokenizer.json: {}.prepend_scheme \"{}\" is not supported", path, scheme));
+  }
+  step.prepend_all = scheme == "always";
+  step.prepend_first = scheme == "first";
+  if (!read_bool(json, "split", path, true)) return;
+  step.pattern = std::make_unique<Regex>(escape_regex(step.metaspace), "tokenizer.json: " + path);
+  step.behavior = SplitBehavior::kMergedWithNext;
 }
 
 void PreTokenizer::parse_step(const nlohmann::json& json, const std::string& path, int depth) {
@@ -88,22 +102,42 @@ void PreTokenizer::parse_step(const nlohmann::json& json, const std::string& pat
     }
     byte_level_ = true;
     if (!step.pattern && !step.add_prefix_space) return;
+  } else if (type == "Metaspace") {
+    parse_metaspace(json, path, step);
   } else {
     throw Error(ErrorKind::kUnsupported,
                 fmt::format("tokenizer.json: {}.type \"{}\" is not supported (Split, Digits, Punctuation, "
-                            "ByteLevel and Sequence are)",
+                            "ByteLevel, Metaspace and Sequence are)",
                             path, type));
   }
   steps_.push_back(std::move(step));
 }
 
-void PreTokenizer::split(std::string_view text, Scratch& scratch) const {
+std::string_view PreTokenizer::with_metaspaces(const Step& step, std::string_view word, bool first,
+                                               Scratch& scratch) {
+  std::string out;
+  for (const char c : word) {
+    if (c == ' ') {
+      out += step.metaspace;
+    } else {
+      out += c;
+    }
+  }
+  const bool prepend = step.prepend_all || (step.prepend_first && first);
+  if (prepend && !out.starts_with(step.metaspace)) out.insert(0, step.metaspace);
+  scratch.owned.push_back(std::move(out));
+  return scratch.owned.back();
+}
+
+void PreTokenizer::split(std::string_view text, bool at_start, Scratch& scratch) const {
   scratch.words.clear();
   scratch.owned.clear();
   if (!text.empty()) scratch.words.push_back(text);
   for (const Step& step : steps_) {
     scratch.next.clear();
     for (std::string_view word : scratch.words) {
+      const bool first = at_start && scratch.next.empty();
+      if (!step.metaspace.empty()) word = with_metaspaces(step, word, first, scratch);
       if (step.add_prefix_space && word.front() != ' ') {
         scratch.owned.push_back(" " + std::string(word));
         word = scratch.owned.back();

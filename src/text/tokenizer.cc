@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "text/tokenizer_state.h"
 #include "text/utf8.h"
@@ -19,9 +21,9 @@ constexpr size_t kMaxIdle = 4;
 Tokenizer::Tokenizer() : state_(std::make_unique<State>()) {}
 Tokenizer::~Tokenizer() = default;
 
-void Tokenizer::State::encode_text(std::string_view text, bool protect, EncodeScratch& scratch,
+void Tokenizer::State::encode_text(std::string_view text, bool at_start, bool protect, EncodeScratch& scratch,
                                    std::vector<int32_t>& ids) const {
-  pre_tokenizer.split(text, scratch.words);
+  pre_tokenizer.split(text, at_start, scratch.words);
   for (std::string_view word : scratch.words.words) {
     const size_t first = ids.size();
     bpe.encode_word(word, *scratch.bpe, ids);
@@ -30,9 +32,32 @@ void Tokenizer::State::encode_text(std::string_view text, bool protect, EncodeSc
       if (!tokens[ids[i]].added) continue;
       // The vocabulary itself spells an added token (ignore_merges, or odd merges).
       ids.resize(first);
-      bpe.encode_bytes(word, ids);
+      bpe.encode_unmerged(word, ids);
       break;
     }
+  }
+}
+
+void Tokenizer::State::encode_piece(std::string_view text, size_t offset, const EncodeOptions& options,
+                                    EncodeScratch& scratch, std::vector<int32_t>& ids) const {
+  const bool at_start = offset == 0, protect = !options.literal.empty();
+  std::span<const TextSpan> literal = options.literal;
+  std::string normalized;
+  if (!normalizer.empty()) {
+    normalized = normalizer.apply(text, offset, literal, scratch.literal);
+    text = normalized;
+    literal = scratch.literal;
+    offset = 0;
+  }
+  scratch.pieces.clear();
+  normalized_added.split(text, offset, literal, scratch.pieces);
+  for (const AddedTokens::Piece& piece : scratch.pieces) {
+    if (piece.id >= 0) {
+      ids.push_back(piece.id);
+      continue;
+    }
+    const std::string_view part = text.substr(piece.begin - offset, piece.end - piece.begin);
+    encode_text(part, at_start && piece.begin == offset, protect, scratch, ids);
   }
 }
 
@@ -64,23 +89,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 4 + 8);
   if (options.add_special_tokens) ids = state.prefix;
-  const bool protect = !options.literal.empty();
   scratch->raw_pieces.clear();
   state.raw_added.split(text, 0, options.literal, scratch->raw_pieces);
-  for (const AddedTokens::Piece& raw : scratch->raw_pieces) {
-    if (raw.id >= 0) {
-      ids.push_back(raw.id);
-      continue;
-    }
-    scratch->pieces.clear();
-    state.normalized_added.split(text.substr(raw.begin, raw.end - raw.begin), raw.begin, options.literal,
-                                 scratch->pieces);
-    for (const AddedTokens::Piece& piece : scratch->pieces) {
-      if (piece.id >= 0) {
-        ids.push_back(piece.id);
-      } else {
-        state.encode_text(text.substr(piece.begin, piece.end - piece.begin), protect, *scratch, ids);
-      }
+  for (const AddedTokens::Piece& piece : scratch->raw_pieces) {
+    if (piece.id >= 0) {
+      ids.push_back(piece.id);
+    } else {
+      state.encode_piece(text.substr(piece.begin, piece.end - piece.begin), piece.begin, options, *scratch,
+                         ids);
     }
   }
   if (options.add_special_tokens) ids.insert(ids.end(), state.suffix.begin(), state.suffix.end());
@@ -96,6 +112,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
     if (skip_special && is_special(id)) continue;
     bytes.append(token_bytes(id));
   }
+  const size_t spaces = std::min(bytes.find_first_not_of(' '), bytes.size());
+  bytes.erase(0, std::min(spaces, state_->decoder.strip_start()));
   return is_valid_utf8(bytes) ? bytes : repair_utf8(bytes);
 }
 
@@ -119,6 +137,9 @@ bool Tokenizer::is_special(int32_t id) const {
 }
 bool Tokenizer::is_added(int32_t id) const {
   return id >= 0 && id < vocab_size() && state_->tokens[id].added;
+}
+size_t Tokenizer::strip_start() const {
+  return state_->decoder.strip_start();
 }
 int32_t Tokenizer::vocab_size() const {
   return static_cast<int32_t>(state_->tokens.size());

@@ -1,6 +1,6 @@
 // Text ↔ token ids as Hugging Face's fast tokenizers do it, from a checkpoint's tokenizer.json and
-// tokenizer_config.json: byte-level BPE with added tokens. Used by the engine, the server and the CLI.
-// A Tokenizer is immutable after loading and may encode and decode from several threads at once.
+// tokenizer_config.json: BPE over bytes or over characters, with added tokens. Used by the engine, the server
+// and the CLI. A Tokenizer is immutable after loading and may encode and decode from several threads at once.
 // What a file asks for and we cannot do is refused at load time by name and JSON path; never ignored.
 #pragma once
 
@@ -54,6 +54,9 @@ class Tokenizer {
   std::optional<int32_t> token_id(std::string_view token) const;
   bool is_special(int32_t id) const;  // added with special = true
   bool is_added(int32_t id) const;    // any added token
+
+  /// Spaces that decode() takes from the front of a text, where they are (SentencePiece's leading space).
+  size_t strip_start() const;
 
   /// Largest id + 1. A model's vocab_size may be larger (padding).
   int32_t vocab_size() const;

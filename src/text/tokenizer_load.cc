@@ -19,10 +19,15 @@ class TokenizerLoader {
   static std::unique_ptr<Tokenizer> load(const json& file, const json& config,
                                          std::string_view chat_template) {
     TokenizerLoader loader;
-    loader.check_normalizer(member(file, "normalizer"), "normalizer", 0);
-    loader.check_decoder(member(file, "decoder"), "decoder", 0);
-    loader.state_.bpe = Bpe::parse(read_object(file, "model", "$"));
-    loader.state_.pre_tokenizer = PreTokenizer::parse(member(file, "pre_tokenizer"));
+    Tokenizer::State& state = loader.state_;
+    state.normalizer = Normalizer::parse(member(file, "normalizer"));
+    state.decoder = TokenDecoder::parse(member(file, "decoder"));
+    state.pre_tokenizer = PreTokenizer::parse(member(file, "pre_tokenizer"));
+    state.bpe = Bpe::parse(read_object(file, "model", "$"), state.pre_tokenizer.byte_level());
+    if (state.pre_tokenizer.byte_level() != state.decoder.byte_level()) {
+      throw Error(ErrorKind::kUnsupported,
+                  "tokenizer.json: pre_tokenizer and decoder: only one of them is ByteLevel");
+    }
     loader.read_added(member(file, "added_tokens"));
     loader.index_tokens();
     loader.read_config(config);
@@ -33,8 +38,6 @@ class TokenizerLoader {
   }
 
  private:
-  void check_normalizer(const json& normalizer, const std::string& path, int depth);
-  void check_decoder(const json& decoder, const std::string& path, int depth);
   void read_added(const json& list);
   void index_tokens();
   void read_config(const json& config);
@@ -91,33 +94,6 @@ std::string token_text(const json& config, const char* key) {
 
 }  // namespace
 
-void TokenizerLoader::check_normalizer(const json& normalizer, const std::string& path, int depth) {
-  check_depth(depth, path);
-  if (normalizer.is_null()) return;
-  const std::string type = read_string(normalizer, "type", path);
-  if (type == "Sequence") {
-    const json& list = read_array(normalizer, "normalizers", path);
-    for (size_t i = 0; i < list.size(); ++i) {
-      check_normalizer(list[i], fmt::format("{}.normalizers[{}]", path, i), depth + 1);
-    }
-    return;
-  }
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("tokenizer.json: {}.type \"{}\" is not supported", path, type));
-}
-
-void TokenizerLoader::check_decoder(const json& decoder, const std::string& path, int depth) {
-  check_depth(depth, path);
-  const std::string type = read_string(decoder, "type", path);
-  if (type == "ByteLevel") return;
-  const json& list = member(decoder, "decoders");
-  if (type == "Sequence" && list.is_array() && list.size() == 1) {
-    return check_decoder(list[0], path + ".decoders[0]", depth + 1);
-  }
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("tokenizer.json: {}.type \"{}\" is not supported, only ByteLevel is", path, type));
-}
-
 void TokenizerLoader::read_added(const json& list) {
   if (list.is_null()) return;
   if (!list.is_array()) throw Error(ErrorKind::kCorrupt, "tokenizer.json: added_tokens should be an array");
@@ -139,7 +115,13 @@ void TokenizerLoader::read_added(const json& list) {
                               token.content, token.id, in_vocab->second));
     }
     state_.added.push_back(token);
-    (token.normalized ? state_.normalized_added : state_.raw_added).add(token);
+    if (!token.normalized) {
+      state_.raw_added.add(token);
+      continue;
+    }
+    // Looked for in normalised text, so it is normalised as well.
+    token.content = state_.normalizer.apply(token.content);
+    state_.normalized_added.add(token);
   }
 }
 
@@ -148,7 +130,7 @@ void TokenizerLoader::index_tokens() {
   for (const AddedToken& token : state_.added) max_id = std::max(max_id, token.id);
   state_.tokens.resize(max_id + 1);
   const auto set = [&](int32_t id, std::string_view token) {
-    const std::string bytes = byte_level_decode(token);
+    const std::string bytes = state_.decoder.bytes_of(token);
     state_.tokens[id].begin = static_cast<uint32_t>(state_.bytes.size());
     state_.tokens[id].size = static_cast<uint32_t>(bytes.size());
     state_.tokens[id].known = true;

@@ -4,7 +4,9 @@
 #include <mutex>
 
 #include "text/bpe.h"
+#include "text/normalizer.h"
 #include "text/pre_tokenizer.h"
+#include "text/token_decoder.h"
 #include "text/tokenizer.h"
 
 namespace duet {
@@ -14,6 +16,7 @@ struct EncodeScratch {
   PreTokenizer::Scratch words;
   std::vector<AddedTokens::Piece> raw_pieces;
   std::vector<AddedTokens::Piece> pieces;
+  std::vector<TextSpan> literal;  // of a normalised piece
 };
 
 struct Tokenizer::State {
@@ -26,6 +29,8 @@ struct Tokenizer::State {
     std::optional<int32_t> id;
   };
 
+  Normalizer normalizer;
+  TokenDecoder decoder;
   Bpe bpe;
   PreTokenizer pre_tokenizer;
   AddedTokens raw_added;         // normalized = false
@@ -41,8 +46,12 @@ struct Tokenizer::State {
   std::mutex mutex;
   std::vector<std::unique_ptr<EncodeScratch>> idle;
 
-  void encode_text(std::string_view text, bool protect, EncodeScratch& scratch,
+  /// `text` lies between added tokens; `at_start`: nothing lies before it.
+  void encode_text(std::string_view text, bool at_start, bool protect, EncodeScratch& scratch,
                    std::vector<int32_t>& ids) const;
+  /// A piece of the whole text, which begins at `offset`.
+  void encode_piece(std::string_view text, size_t offset, const EncodeOptions& options,
+                    EncodeScratch& scratch, std::vector<int32_t>& ids) const;
 };
 
 }  // namespace duet

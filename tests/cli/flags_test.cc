@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include <cstdlib>
 #include <set>
 
@@ -52,13 +54,19 @@ TEST(FlagTable, NamesAndVariablesAreUniqueAndEveryFlagHasAVerb) {
   }
 }
 
+/// A word for everything that must stand without a flag.
+void add_places(const VerbSpec& verb, std::vector<std::string>& args) {
+  std::istringstream names(verb.positional);
+  for (std::string name; names >> name;) args.push_back(name);
+}
+
 TEST(FlagTable, DefaultsAreValidValues) {
   for (const FlagSpec& flag : flag_table()) {
     if (flag.type == FlagType::kBool || *flag.fallback == '\0') continue;
     for (const VerbSpec& verb : verb_table()) {
       if (!(flag.verbs & verb.bit)) continue;
       std::vector<std::string> args{std::string("--") + flag.name, flag.fallback};
-      if (*verb.positional != '\0') args.push_back("X");
+      add_places(verb, args);
       EXPECT_NO_THROW(Flags::parse(verb, args, {})) << verb.name << " " << flag.name;
     }
   }
@@ -150,7 +158,7 @@ TEST(Flags, EveryFlagIsAVariable) {
     }
     const std::string choice = flag.type == FlagType::kChoice ? flag_choices(flag).back() : value;
     std::vector<std::string> args;
-    if (*verb->positional != '\0') args.emplace_back("X");
+    add_places(*verb, args);
     const Flags flags = Flags::parse(*verb, args, {{flag_variable(flag), choice}});
     EXPECT_EQ(flags.source(flag.name), Flags::Source::kEnvironment) << flag.name;
     if (flag.type == FlagType::kBool) {
@@ -167,7 +175,8 @@ TEST(Overlap, EveryNameSwitchesItOnAndOff) {
     args.insert(args.end(), extra.begin(), extra.end());
     return llm_options(parse(args, env)).dbo;
   };
-  EXPECT_EQ(wanted({}), "off");
+  EXPECT_EQ(wanted({}), "auto");
+  EXPECT_EQ(wanted({"--dbo", "auto", "--enable-dbo"}), "auto");
   EXPECT_EQ(wanted({"--dbo", "on"}), "on");
   EXPECT_EQ(wanted({"--enable-dbo"}), "on");
   EXPECT_EQ(wanted({"--enable_dbo"}), "on");
@@ -190,12 +199,10 @@ TEST(Overlap, EveryNameSwitchesItOnAndOff) {
   EXPECT_EQ(wanted({}, {{"DUET_DBO", "on"}}), "on");
 }
 
-TEST(Overlap, ContradictionsAndAutoAreErrors) {
+TEST(Overlap, ContradictionsAreErrors) {
   EXPECT_THAT(usage_error({"m", "--dbo", "off", "--enable-dbo"}), HasSubstr("contradict"));
   EXPECT_THAT(usage_error({"m", "--dbo", "on", "--enable-dbo=false"}), HasSubstr("contradict"));
-  EXPECT_THAT(usage_error({"m", "--dbo", "auto"}),
-              AllOf(HasSubstr("--dbo auto is refused"), HasSubstr("off or on")));
-  EXPECT_THAT(usage_error({"m"}, {{"DUET_DBO", "auto"}}), HasSubstr("DUET_DBO auto is refused"));
+  EXPECT_THAT(usage_error({"m", "--dbo", "auto", "--enable-dbo=false"}), HasSubstr("contradict"));
   EXPECT_THAT(usage_error({"m"}, {{"VLLM_ASCEND_ENABLE_DBO", "maybe"}}), HasSubstr("VLLM_ASCEND_ENABLE_DBO"));
 }
 
@@ -353,10 +360,11 @@ TEST(Errors, RefusedByName) {
   EXPECT_THAT(usage_error({"m", "-pp", "2"}), HasSubstr("-pp 2 is refused"));
   EXPECT_THAT(usage_error({"m", "--data_parallel_size=4"}), HasSubstr("refused"));
   EXPECT_EQ(usage_error({"m", "--pipeline-parallel-size", "1"}), "no error");
-  for (const char* flag : {"--enable-lora", "--lora-modules", "--limit-mm-per-prompt", "--quantization"}) {
+  for (const char* flag : {"--enable-lora", "--lora-modules", "--limit-mm-per-prompt"}) {
     EXPECT_THAT(usage_error({"m", flag, "x"}), AllOf(HasSubstr(flag), HasSubstr("is refused")));
   }
   EXPECT_THAT(usage_error({"m", "--comm-dtype", "int8"}), HasSubstr("--comm-dtype int8 is refused"));
+  EXPECT_THAT(usage_error({"m", "-q", "fp8"}), AllOf(HasSubstr("refused"), HasSubstr("runs as it is")));
 }
 
 TEST(Errors, UnknownNamesGetTheNearest) {
@@ -409,6 +417,23 @@ TEST(Suggest, DistanceCountsSwapsOnce) {
   EXPECT_EQ(edit_distance("", "abc"), 3u);
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
   EXPECT_EQ(nearest_name("q", {"abc"}), "");
+}
+
+TEST(Serve, TakesTheCommandLineOfVllmsServer) {
+  const Flags flags = parse(
+      {"--model=DIR", "-tp=2", "--max_num_seqs", "390", "--block-size=128", "--distributed_executor_backend",
+       "mp", "--gpu-memory-utilization", "0.96", "--compilation_config", "0", "--trust-remote-code",
+       "--no-enable-prefix-caching", "--served-model-name", "a", "b", "--port", "8006"},
+      {}, "serve");
+  EXPECT_EQ(flags.positional(), "DIR");
+  EXPECT_EQ(flags.integer("tensor-parallel-size"), 2);
+  EXPECT_EQ(flags.text("distributed-executor-backend"), "threads");
+  EXPECT_FALSE(flags.boolean("enable-prefix-caching"));
+  EXPECT_EQ(flags.list("served-model-name"), (std::vector<std::string>{"a", "b"}));
+  ASSERT_EQ(flags.notes().size(), 3u);
+  EXPECT_THAT(flags.notes()[0], testing::HasSubstr("--gpu-memory-utilization has no effect"));
+  EXPECT_THROW(parse({"DIR", "--gpu-memory-utilisation", "1"}, {}, "serve"), UsageError);
+  EXPECT_THROW(parse({"DIR", "--gpu-memory-utilization"}, {}, "serve"), UsageError);
 }
 
 }  // namespace

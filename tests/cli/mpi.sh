@@ -36,13 +36,24 @@ refused() {
   [ "$status" != 0 ] && [ "$status" != 124 ] || fail "exit code $status where \"$said\" was due"
   grep -q "$said" "$dir/err" || fail "no \"$said\": $(cat "$dir/err")"
 }
-refused 'rank 1 has micro_batches 3, rank 0 has 2' \
+refused 'rank 1 has micro_batches 3, rank 0 has 6' \
   "$@" -n 1 "${short[@]}" --dbo on : -n 1 "${short[@]}" --dbo on --micro-batches 3
 refused 'no such directory.*(MPI rank 1)' \
   "$@" -n 1 "${short[@]}" : -n 1 "$duet" generate "$dir/nothing" --prompt-token-ids 0,5,7
 refused "rank 1: CPU level 'nonsense'" \
   "$@" -n 1 "${short[@]}" : -n 1 env DUET_CPU=nonsense "${short[@]}"
 refused 'rank counts that work: 1, 2, 4, 8' "$@" -n 3 "${short[@]}"
+
+# duet starts mpirun by itself: the same bytes, and exit codes come through.
+"$duet" logits "$model" "${ids[@]}" -tp 2 --output "$dir/threads" 2> /dev/null
+"$duet" --hosts localhost -tp 2 logits "$model" "${ids[@]}" --output "$dir/mpi" 2> "$dir/err" || fail "--hosts: $(cat "$dir/err")"
+cmp "$dir/threads" "$dir/mpi" || fail "--hosts and thread ranks differ"
+DUET_HOSTS=localhost:2 DUET_MAX_TOKENS=3 "$duet" generate "$model" --prompt "In the beginning" --json "$dir/json" > "$dir/out" 2> "$dir/err" ||
+  fail "DUET_HOSTS: $(cat "$dir/err")"
+grep -q '^\[3 tokens' "$dir/out" || fail "a variable did not reach the ranks: $(cat "$dir/out")"
+grep -q '"distributed_executor_backend": "mpi"' "$dir/json" || fail "DUET_HOSTS started no mpirun: $(cat "$dir/json")"
+refused 'no such directory' "$duet" generate "$dir/nothing" --prompt-token-ids 0 --hosts localhost:2
+refused 'mpirun or srun started this process already' "$@" -n 2 "${short[@]}" --hosts localhost:2
 
 # A rank that is killed ends the job. The rank leaves its own process id, so that no other is hit.
 long=("$duet" generate "$model" --prompt-token-ids 0,5,7 --max-tokens 4000 --ignore-eos --threads 1)

@@ -323,8 +323,8 @@ TEST(Shaped, Durations) {
   for (const char* text : {"", "0us", "-1us", "5", "5 hours", "us", "0.1ns", "1e300s", "0x1s"}) {
     EXPECT_THROW(parse_duration(text), Error) << text;
   }
-  EXPECT_THROW(make_shaped_transport(std::move(ThreadGroup::create(1)[0]), {0, 0}), Error);
-  EXPECT_THROW(make_shaped_transport(std::move(ThreadGroup::create(1)[0]), {1, -1}), Error);
+  EXPECT_THROW(make_shaped_transport(std::move(ThreadGroup::create(1)[0]), LinkShape{0, 0}), Error);
+  EXPECT_THROW(make_shaped_transport(std::move(ThreadGroup::create(1)[0]), LinkShape{1, -1}), Error);
 }
 
 // ---- MPI: what can be said without mpirun ---------------------------------------------------------

@@ -142,7 +142,7 @@ TEST(Stop, StringsAcrossEveryBorder) {
         std::optional<size_t> cut;
         for (const std::string& piece : {text.substr(0, a), text.substr(a, b - a), text.substr(b)}) {
           so_far += piece;
-          cut = find_stop(so_far, piece.size(), stops);
+          if (const auto match = find_stop(so_far, piece.size(), stops)) cut = match->at;
           if (cut) break;
         }
         // Oracle: the shortest prefix of whole pieces that holds a stop string, its first occurrence.
@@ -184,7 +184,7 @@ TEST(Options, BadChoicesListTheGoodOnes) {
   EXPECT_EQ(message([](auto&) {}), "");
   EXPECT_NE(message([](auto& o) { o.dtype = "int4"; }).find("auto, float32, bfloat16, half"),
             std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.dbo = "maybe"; }).find("off, on"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.dbo = "maybe"; }).find("off, on, auto"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.expert_path = "x"; }).find("all-reduce, all-to-all"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.comm_dtype = "int8"; }).find("bf16, f32"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.load_format = "x"; }).find("auto, dummy"), std::string::npos);
@@ -192,7 +192,7 @@ TEST(Options, BadChoicesListTheGoodOnes) {
             std::string::npos);
   EXPECT_NE(message([](auto& o) { o.tensor_parallel_size = 0; }).find("--tensor-parallel-size"),
             std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.micro_batches = 0; }).find("--micro-batches"), std::string::npos);
+  EXPECT_NE(message([](auto& o) { o.micro_batches = -1; }).find("--micro-batches"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.block_size = 0; }).find("--block-size"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.max_num_seqs = 0; }).find("--max-num-seqs"), std::string::npos);
   EXPECT_NE(message([](auto& o) { o.dbo_imbalance = NAN; }).find("--dbo-imbalance"), std::string::npos);
@@ -205,7 +205,12 @@ TEST(Options, BadChoicesListTheGoodOnes) {
 TEST(Options, OverlapIsReservedForOnlyWhenAskedFor) {
   LlmOptions o;
   o.micro_batches = 3;
-  EXPECT_EQ(rank_options(o, 1000).max_micro_batches, 1);
+  EXPECT_EQ(rank_options(o, 1000).max_micro_batches, 1);  // auto, and one rank
+  o.tensor_parallel_size = 2;
+  EXPECT_EQ(rank_options(o, 1000).max_micro_batches, 3);
+  o.micro_batches = 0;
+  EXPECT_EQ(rank_options(o, 1000).max_micro_batches, kMostMicroBatches);
+  o.micro_batches = 3;
   o.dbo = "on";
   EXPECT_EQ(rank_options(o, 1000).max_micro_batches, 3);
   o.dbo = "off";

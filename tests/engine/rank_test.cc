@@ -53,7 +53,7 @@ std::vector<std::string> with_ranks(const std::vector<RankOptions>& options,
     threads.emplace_back([&, r] {
       try {
         const RankOptions& o = options[r];
-        const DeepseekConfig config = load_config(o.model);
+        const ModelConfig config = load_config(o.model);
         const auto weights =
             checkpoint_weights(std::make_shared<const Checkpoint>(Checkpoint::open(o.model)));
         Rank rank(o, config, *weights, plan_memory(o, config), o.max_model_len, {}, {}, 1,
@@ -207,7 +207,7 @@ TEST_P(RankPaths, AFailureAtAnyCollectiveEndsTheStepEverywhere) {
 
 // Σ over ranks of the bytes of one step: what the real rows need and nothing else, so a padded row
 // can neither travel nor reach an expert. v3-tiny: 3 layers, one of them dense; f32 on the wire.
-int64_t bytes_needed(const DeepseekConfig& c, ExpertPath path, int ranks, const StepBatch& batch) {
+int64_t bytes_needed(const ModelConfig& c, ExpertPath path, int ranks, const StepBatch& batch) {
   const int64_t n = batch.rows(), logits = static_cast<int64_t>(batch.logits_rows.size());
   const int64_t row = c.hidden_size * 4, others = ranks - 1;
   const int64_t head = logits * c.vocab_size * 4 * others / ranks;
@@ -218,7 +218,7 @@ int64_t bytes_needed(const DeepseekConfig& c, ExpertPath path, int ranks, const 
 TEST_P(RankPaths, BytesAreThoseOfTheRealRowsAndCollectivesAreEqualInNumber) {
   const int ranks = 4;
   const std::vector<RankOptions> options(static_cast<size_t>(ranks), tiny_options(ranks, GetParam()));
-  const DeepseekConfig config = load_config(options[0].model);
+  const ModelConfig config = load_config(options[0].model);
   const std::vector<std::vector<int64_t>> cuts{{}, {1}, {20}, {40}, {3, 9}, {1, 2}};
   for (int64_t rows : {41, 5, 3}) {
     std::vector<int64_t> routed;  // all-to-all: bytes of dispatch and combine, by cut

@@ -1,5 +1,5 @@
 // Any text as config.json and generation_config.json: parsed, or refused with an Error; never a
-// crash. What is accepted must keep the promises of DeepseekConfig.
+// crash. What is accepted must keep the promises of ModelConfig.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -10,7 +10,7 @@
 
 namespace {
 
-void check_config(const duet::DeepseekConfig& c) {
+void check_config(const duet::ModelConfig& c) {
   DUET_CHECK(c.hidden_size > 0 && c.vocab_size > 0 && c.num_attention_heads > 0 &&
              c.qk_rope_head_dim % 2 == 0);
   if (c.n_routed_experts > 0) {

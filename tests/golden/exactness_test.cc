@@ -9,30 +9,13 @@
 namespace duet {
 namespace {
 
-using Logits = std::vector<std::vector<float>>;
-
-bool same_bits(const Logits& a, const Logits& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
-      return false;
-  }
-  return true;
-}
-
 RankOptions options_for(const std::string& name, int ranks, ExpertPath path, ComputeDtype dtype) {
-  RankOptions options;
-  options.model = golden_dir(name);
+  RankOptions options = golden_options(golden_dir(name), ranks, path);
   options.dtype = dtype;
-  options.ranks = ranks;
-  options.threads_per_rank = 1;
-  options.expert_path = path;
   options.wire = dtype == ComputeDtype::kFloat32 ? DType::kF32 : DType::kBf16;
-  options.max_batched_tokens = 256;
-  options.max_logits_rows = 256;
+  options.max_batched_tokens = options.max_logits_rows = 256;
   options.block_size = 3;
   options.kv_cache_bytes = int64_t{2} << 20;
-  options.max_micro_batches = 3;
   return options;
 }
 
@@ -193,17 +176,33 @@ std::string case_name(const testing::TestParamInfo<Case>& info) {
          to_string(std::get<3>(info.param));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Exactness,
-                         testing::Combine(testing::Values("v3-tiny", "v2-tiny", "v2lite-tiny"),
-                                          testing::Values(1, 2, 4),
+TEST_P(Exactness, GroupedQueryAttentionDecodesWithTheBitsOfPrefill) {
+  if (group_->info().config.latent_attention()) GTEST_SKIP() << "has two forms of attention";
+  const std::vector<std::vector<int32_t>> prompts{random_tokens(30, vocab_, 1), random_tokens(11, vocab_, 2)};
+  const Logits prefill = run_prompts(*group_, prompts, {});
+  Cut cut;
+  cut.decode = true;
+  EXPECT_TRUE(same_bits(prefill, run_prompts(*group_, prompts, cut)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Exactness,
+                         testing::Combine(testing::ValuesIn(kFamilies), testing::Values(1, 2, 4),
                                           testing::Values(ExpertPath::kAllReduce, ExpertPath::kAllToAll),
                                           testing::Values(ComputeDtype::kFloat32, ComputeDtype::kBfloat16)),
                          case_name);
-INSTANTIATE_TEST_SUITE_P(Half, Exactness,
-                         testing::Values(Case{"v3-tiny-bf16", 2, ExpertPath::kAllReduce, ComputeDtype::kHalf},
-                                         Case{"v3-tiny-bf16", 8, ExpertPath::kAllToAll,
-                                              ComputeDtype::kBfloat16}),
-                         case_name);
+INSTANTIATE_TEST_SUITE_P(
+    Half, Exactness,
+    testing::Values(Case{"v3-tiny-bf16", 2, ExpertPath::kAllReduce, ComputeDtype::kHalf},
+                    Case{"v3-tiny-bf16", 8, ExpertPath::kAllToAll, ComputeDtype::kBfloat16},
+                    Case{"llama-tiny", 8, ExpertPath::kAllReduce, ComputeDtype::kHalf},
+                    Case{"qwen3moe-tiny", 2, ExpertPath::kAllToAll, ComputeDtype::kHalf}),
+    case_name);
+INSTANTIATE_TEST_SUITE_P(
+    Quantised, Exactness,
+    testing::Values(Case{"v3-tiny-w8a8", 2, ExpertPath::kAllReduce, ComputeDtype::kBfloat16},
+                    Case{"v3-tiny-w8a8-ms", 4, ExpertPath::kAllToAll, ComputeDtype::kBfloat16},
+                    Case{"v3-tiny-fp8", 2, ExpertPath::kAllReduce, ComputeDtype::kBfloat16}),
+    case_name);
 
 }  // namespace
 }  // namespace duet

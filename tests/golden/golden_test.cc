@@ -9,35 +9,12 @@ namespace duet {
 namespace {
 
 RankOptions options_for(const std::string& name, int ranks, ExpertPath path, DType wire) {
-  RankOptions options;
-  options.model = golden_dir(name);
-  options.dtype = ComputeDtype::kFloat32;
-  options.ranks = ranks;
-  options.threads_per_rank = 1;
-  options.expert_path = path;
+  RankOptions options = golden_options(golden_dir(name), ranks, path);
   options.wire = wire;
-  options.max_batched_tokens = 512;
-  options.max_logits_rows = 512;
-  options.block_size = 5;
-  options.kv_cache_bytes = int64_t{4} << 20;
-  options.max_micro_batches = 3;
   return options;
 }
 
 using Case = std::tuple<const char*, int, ExpertPath>;
-
-/// relative_error of each token's row of logits.
-std::vector<double> token_errors(const std::vector<float>& x, const std::vector<float>& y, int64_t vocab) {
-  std::vector<double> errors;
-  for (size_t at = 0; at < y.size(); at += static_cast<size_t>(vocab)) {
-    const auto row = [&](const std::vector<float>& v) {
-      const auto from = v.begin() + static_cast<int64_t>(at);
-      return std::vector<float>(from, from + vocab);
-    };
-    errors.push_back(relative_error(row(x), row(y)));
-  }
-  return errors;
-}
 
 class GoldenLogits : public testing::TestWithParam<Case> {};
 
@@ -102,12 +79,7 @@ TEST_P(GoldenLogits, Bf16OnTheWireStaysClose) {
   const auto logits = run_prompts(*group, golden.prompts, {});
   // By token: where rounding turns a near tie of the gate, one token takes another expert and is off by a
   // tenth or more, and with it, to a degree, those that attend to it. It says nothing about the others.
-  std::vector<double> errors;
-  for (size_t i = 0; i < golden.prompts.size(); ++i) {
-    const auto each = token_errors(logits[i], golden.logits[i], golden.vocab);
-    errors.insert(errors.end(), each.begin(), each.end());
-  }
-  std::sort(errors.begin(), errors.end());
+  const auto errors = token_errors(logits, golden.logits, golden.vocab);
   // bf16 rounds by up to 2^-9 = 2e-3 at each of some ten points between the embedding and the logits.
   EXPECT_LE(errors[errors.size() / 2], 1e-2);
   EXPECT_LE(errors[errors.size() * 3 / 4], 3e-2);
@@ -120,9 +92,13 @@ std::string case_name(const testing::TestParamInfo<Case>& info) {
          (std::get<2>(info.param) == ExpertPath::kAllToAll ? "_all_to_all" : "_all_reduce");
 }
 
-INSTANTIATE_TEST_SUITE_P(DeepSeek, GoldenLogits,
-                         testing::Combine(testing::Values("v3-tiny", "v3-tiny-bf16", "v2-tiny",
-                                                          "v2lite-tiny"),
+// 8 ranks are more than some have kv heads: those have copies.
+INSTANTIATE_TEST_SUITE_P(Families, GoldenLogits,
+                         testing::Combine(testing::ValuesIn(kFamilies), testing::Values(1, 2, 4, 8),
+                                          testing::Values(ExpertPath::kAllReduce, ExpertPath::kAllToAll)),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Stored, GoldenLogits,
+                         testing::Combine(testing::Values("v3-tiny-bf16", "v3-tiny-fp8"),
                                           testing::Values(1, 2, 4, 8),
                                           testing::Values(ExpertPath::kAllReduce, ExpertPath::kAllToAll)),
                          case_name);

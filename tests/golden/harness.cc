@@ -1,7 +1,10 @@
 #include "golden/harness.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -32,10 +35,28 @@ Golden load_golden(const std::string& name) {
   return golden;
 }
 
+RankOptions golden_options(const std::string& model_dir, int ranks, ExpertPath path) {
+  RankOptions options;
+  options.model = model_dir;
+  options.dtype = ComputeDtype::kFloat32;
+  options.ranks = ranks;
+  options.threads_per_rank = 1;
+  options.expert_path = path;
+  options.wire = DType::kF32;
+  options.max_batched_tokens = 512;
+  options.max_logits_rows = 512;
+  options.block_size = 5;
+  options.kv_cache_bytes = int64_t{4} << 20;
+  options.max_micro_batches = 3;
+  return options;
+}
+
 std::unique_ptr<RankGroup> start_group(RankOptions options) {
   if (launched_under_mpi()) {
     if (mpi_world_size_from_env() != options.ranks) return nullptr;
     options.backend = Backend::kMpi;
+    const char* transport = std::getenv("DUET_COMM_TRANSPORT");
+    if (transport != nullptr && transport == std::string("tcp")) options.comm_transport = CommTransport::kTcp;
   }
   return RankGroup::start(options);
 }
@@ -116,6 +137,32 @@ double relative_error(const std::vector<float>& x, const std::vector<float>& y) 
     norm += double{y[i]} * y[i];
   }
   return std::sqrt(difference / norm);
+}
+
+std::vector<double> token_errors(const Logits& x, const Logits& y, int64_t vocab) {
+  std::vector<double> errors;
+  EXPECT_EQ(x.size(), y.size());
+  for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
+    EXPECT_EQ(x[i].size(), y[i].size());
+    for (size_t at = 0; at < std::min(x[i].size(), y[i].size()); at += static_cast<size_t>(vocab)) {
+      const auto row = [&](const std::vector<float>& v) {
+        const auto from = v.begin() + static_cast<int64_t>(at);
+        return std::vector<float>(from, from + vocab);
+      };
+      errors.push_back(relative_error(row(x[i]), row(y[i])));
+    }
+  }
+  std::sort(errors.begin(), errors.end());
+  return errors;
+}
+
+bool same_bits(const Logits& a, const Logits& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+      return false;
+  }
+  return true;
 }
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocab, unsigned seed) {

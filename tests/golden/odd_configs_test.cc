@@ -17,7 +17,6 @@ namespace duet {
 namespace {
 
 using Json = nlohmann::json;
-using Logits = std::vector<std::vector<float>>;
 using Prompts = std::vector<std::vector<int32_t>>;
 
 // ---- the oracle itself --------------------------------------------------------------------------
@@ -39,16 +38,19 @@ std::string underscored(std::string name) {
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Goldens, OracleItself,
-                         testing::Values("v3-tiny", "v3-tiny-bf16", "v2-tiny", "v2lite-tiny"),
+INSTANTIATE_TEST_SUITE_P(Goldens, OracleItself, testing::ValuesIn(kFamilies),
                          [](const auto& checkpoint) { return underscored(checkpoint.param); });
 
 // ---- odd configurations -------------------------------------------------------------------------
 
+constexpr uint64_t kSeed = 10;
+
 struct OddConfig {
   const char* name;
   std::vector<int> ranks;
-  const char* patch;  // JSON merge patch of kBase
+  const char* patch;  // JSON merge patch of kBase, or of kGroupedBase
+  bool grouped = false;
+  uint64_t seed = kSeed;
 };
 
 void PrintTo(const OddConfig& config, std::ostream* out) {
@@ -99,8 +101,60 @@ const OddConfig kOdd[] = {
       "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1})"},
 };
 
+// Grouped-query attention: heads of 14 in groups of 3 where hidden / heads is no integer.
+constexpr const char* kGroupedBase = R"({
+  "architectures": ["LlamaForCausalLM"], "torch_dtype": "float32",
+  "vocab_size": 97, "hidden_size": 50, "num_hidden_layers": 3, "max_position_embeddings": 512,
+  "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 14, "intermediate_size": 53,
+  "rope_theta": 1000, "rope_scaling": null})";
+
+const OddConfig kOddGrouped[] = {
+    {"llama_biases_everywhere_linear",
+     {1, 2, 6},
+     R"({"attention_bias": true,
+      "rope_scaling": {"type": "linear", "factor": 3.0}})",
+     true},
+    {"llama_one_kv_head_llama3",
+     {1, 2, 3, 6},
+     R"({"num_key_value_heads": 1, "rms_norm_eps": 1e-4,
+      "tie_word_embeddings": true, "rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1,
+      "high_freq_factor": 4, "original_max_position_embeddings": 24}})",
+     true},
+    {"llama_a_kv_head_for_each_bf16",
+     {1, 2, 3, 4, 6, 12},
+     R"({"torch_dtype": "bfloat16", "head_dim": 6,
+      "num_attention_heads": 12, "num_key_value_heads": 12})",
+     true},
+    {"qwen2_yarn_four_copies",
+     {1, 2, 4, 8},
+     R"({"architectures": ["Qwen2ForCausalLM"], "num_attention_heads": 8,
+      "head_dim": null, "hidden_size": 48, "rope_scaling": {"type": "yarn", "factor": 8,
+      "original_max_position_embeddings": 32, "beta_fast": 1.2, "beta_slow": 0.25}})",
+     true},
+    {"qwen3_biased_f16",
+     {1, 2, 6},
+     R"({"architectures": ["Qwen3ForCausalLM"], "torch_dtype": "float16",
+      "attention_bias": true, "rope_scaling": {"rope_type": "yarn", "factor": 4,
+      "original_max_position_embeddings": 20, "attention_factor": 1.2}})",
+     true},
+    {"qwen3_moe_some_layers_unnormalised",
+     {1, 2, 6},
+     R"({"architectures": ["Qwen3MoeForCausalLM"],
+      "num_hidden_layers": 5, "num_experts": 12, "num_experts_per_tok": 3, "moe_intermediate_size": 22,
+      "norm_topk_prob": false, "decoder_sparse_step": 2, "mlp_only_layers": [3]})",
+     true,
+     12},
+    {"qwen3_moe_top_1_normalised",
+     {1, 2},
+     R"({"architectures": ["Qwen3MoeForCausalLM"],
+      "num_experts": 8, "num_experts_per_tok": 1, "moe_intermediate_size": 19, "norm_topk_prob": true,
+      "num_attention_heads": 4})",
+     true,
+     12},
+};
+
 std::string config_of(const OddConfig& odd) {
-  Json config = Json::parse(kBase);
+  Json config = Json::parse(odd.grouped ? kGroupedBase : kBase);
   config.merge_patch(Json::parse(odd.patch));  // a null removes the field
   return config.dump();
 }
@@ -134,18 +188,9 @@ class ModelDir {
 };
 
 RankOptions options_for(const ModelDir& dir, int ranks, ExpertPath path) {
-  RankOptions options;
-  options.model = dir.path();
-  options.dtype = ComputeDtype::kFloat32;
-  options.ranks = ranks;
-  options.threads_per_rank = 1;
-  options.expert_path = path;
-  options.wire = DType::kF32;
-  options.max_batched_tokens = 64;
-  options.max_logits_rows = 64;
-  options.block_size = 5;
+  RankOptions options = golden_options(dir.path(), ranks, path);
+  options.max_batched_tokens = options.max_logits_rows = 64;
   options.kv_cache_bytes = int64_t{1} << 20;
-  options.max_micro_batches = 3;
   return options;
 }
 
@@ -182,10 +227,9 @@ std::vector<Run> runs() {
 
 // Float32 rounding over a few layers leaves at most 1e-6 here (8e-7 in most configurations).
 constexpr double kTolerance = 5e-6;
-// Scores are at most 1 and carry errors of about 1e-6: a choice with this margin can't flip. The seed is
-// one that gives every configuration more.
+// Scores are at most 1 and carry errors of about 1e-6: a choice with this margin can't flip. A seed is one
+// that gives its configuration more.
 constexpr double kGateMargin = 1e-4;
-constexpr uint64_t kSeed = 10;
 
 Logits ask(Oracle& oracle, const Prompts& prompts) {
   Logits logits;
@@ -220,7 +264,7 @@ class OddConfigs : public testing::TestWithParam<OddConfig> {};
 TEST_P(OddConfigs, RandomCheckpointMatchesTheOracle) {
   const std::string config = config_of(GetParam());
   const ModelDir dir(config);
-  const RandomWeights weights(dtype_of(config), kSeed);
+  const RandomWeights weights(dtype_of(config), GetParam().seed);
   Oracle oracle(config, weights);
   weights.write(dir.path() + "/model.safetensors");
   const Prompts prompts = prompts_for(oracle.config().vocab);
@@ -244,7 +288,7 @@ TEST_P(OddConfigs, RandomCheckpointMatchesTheOracle) {
 TEST_P(OddConfigs, LowerPrecisionStaysNear) {
   const std::string config = config_of(GetParam());
   const ModelDir dir(config);
-  const RandomWeights weights(dtype_of(config), kSeed);
+  const RandomWeights weights(dtype_of(config), GetParam().seed);
   Oracle oracle(config, weights);
   weights.write(dir.path() + "/model.safetensors");
   const int64_t vocab = oracle.config().vocab;
@@ -257,15 +301,7 @@ TEST_P(OddConfigs, LowerPrecisionStaysNear) {
     const auto group = start_group(options);
     if (!group) continue;  // another rank checks, or the job has another size
     const Logits logits = run_prompts(*group, prompts, {});
-    std::vector<double> errors;
-    for (size_t i = 0; i < prompts.size(); ++i) {
-      for (auto at = int64_t{0}; at < static_cast<int64_t>(logits[i].size()); at += vocab) {
-        errors.push_back(relative_error({logits[i].begin() + at, logits[i].begin() + at + vocab},
-                                        {expected[i].begin() + at, expected[i].begin() + at + vocab}));
-      }
-    }
-    std::nth_element(errors.begin(), errors.begin() + static_cast<ptrdiff_t>(errors.size() / 2),
-                     errors.end());
+    const std::vector<double> errors = token_errors(logits, expected, vocab);
     const double median = errors[errors.size() / 2];
     EXPECT_LE(median, 3e-2) << to_string(dtype);
     EXPECT_GE(median, 1e-5) << to_string(dtype) << " rounds nothing";
@@ -273,6 +309,9 @@ TEST_P(OddConfigs, LowerPrecisionStaysNear) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Odd, OddConfigs, testing::ValuesIn(kOdd),
+                         [](const auto& odd) { return std::string(odd.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(OddGrouped, OddConfigs, testing::ValuesIn(kOddGrouped),
                          [](const auto& odd) { return std::string(odd.param.name); });
 
 // ---- weights without a file, layers beyond the model --------------------------------------------

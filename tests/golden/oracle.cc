@@ -7,79 +7,11 @@
 #include <numbers>
 #include <numeric>
 
+#include "golden/oracle_math.h"
+
 namespace duet {
 
-namespace {
-
-using Vector = Oracle::Vector;
-using Matrix = Oracle::Matrix;
-using Json = nlohmann::json;
-
-template <typename T>
-T value_or(const Json& json, const char* key, T absent) {
-  const auto it = json.find(key);
-  return it == json.end() || it->is_null() ? absent : it->get<T>();
-}
-
-double yarn_temperature(double factor, double mscale) {
-  return factor > 1 ? 0.1 * mscale * std::log(factor) + 1 : 1;
-}
-
-size_t index(int64_t i) {
-  return static_cast<size_t>(i);
-}
-
-Matrix read_matrix(const WeightSource& source, const std::string& name, int64_t rows, int64_t cols) {
-  const LoadedMatrix loaded = source.matrix(name, rows, cols);
-  const WeightView& w = loaded.view;
-  Matrix m(index(rows), Vector(index(cols)));
-  for (int64_t n = 0; n < rows; ++n) {
-    for (int64_t k = 0; k < cols; ++k) {
-      const int64_t at = n * w.row_stride + k * w.col_stride;
-      float value = 0;
-      if (w.dtype == DType::kF32) value = static_cast<const float*>(w.data)[at];
-      if (w.dtype == DType::kBf16) value = to_f32(static_cast<const bf16_t*>(w.data)[at]);
-      if (w.dtype == DType::kF16) value = to_f32(static_cast<const f16_t*>(w.data)[at]);
-      m[index(n)][index(k)] = value;
-    }
-  }
-  return m;
-}
-
-Vector read_vector(const WeightSource& source, const std::string& name, int64_t length) {
-  const std::vector<float> values = source.vector_f32(name, length);
-  return {values.begin(), values.end()};
-}
-
-double dot(const double* a, const double* b, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-Vector times(const Matrix& w, const Vector& x) {
-  Vector y;
-  for (const Vector& row : w) y.push_back(dot(row.data(), x.data(), static_cast<int64_t>(x.size())));
-  return y;
-}
-
-void add(Vector& x, const Vector& y, double weight = 1) {
-  for (size_t i = 0; i < x.size(); ++i) x[i] += weight * y[i];
-}
-
-Vector softmax(Vector x) {
-  const double top = *std::max_element(x.begin(), x.end());
-  double sum = 0;
-  for (double& v : x) sum += v = std::exp(v - top);
-  for (double& v : x) v /= sum;
-  return x;
-}
-
-double sigmoid(double x) {
-  return 1 / (1 + std::exp(-x));
-}
-
-}  // namespace
+using namespace oracle;
 
 // ---- config -------------------------------------------------------------------------------------
 
@@ -89,13 +21,23 @@ OracleConfig::OracleConfig(const std::string& text) {
   const bool v3 = json.at("architectures").at(0) == "DeepseekV3ForCausalLM";
   vocab = json.at("vocab_size"), hidden = json.at("hidden_size");
   layers = json.at("num_hidden_layers"), heads = json.at("num_attention_heads");
-  q_lora = integer("q_lora_rank", 0), kv_lora = json.at("kv_lora_rank");
-  nope = json.at("qk_nope_head_dim"), rope = json.at("qk_rope_head_dim"), v = json.at("v_head_dim");
+  grouped = !json.contains("kv_lora_rank");
+  q_lora = integer("q_lora_rank", 0), kv_lora = integer("kv_lora_rank", 0);
+  kv_heads = integer("num_key_value_heads", heads);
+  nope = integer("qk_nope_head_dim", 0),
+  rope = integer("qk_rope_head_dim", integer("head_dim", hidden / heads));
+  v = integer("v_head_dim", rope);
+  const std::string architecture = json.at("architectures").at(0);
+  o_bias = value_or(json, "attention_bias", false), qkv_bias = o_bias || architecture == "Qwen2ForCausalLM";
+  qk_norm = architecture.starts_with("Qwen3");
   intermediate = json.at("intermediate_size"), moe_intermediate = integer("moe_intermediate_size", 0);
-  experts = integer("n_routed_experts", 0), shared_experts = integer("n_shared_experts", 0);
+  experts = integer("n_routed_experts", integer("num_experts", 0)),
+  shared_experts = integer("n_shared_experts", 0);
   top_k = integer("num_experts_per_tok", 0);
   groups = integer("n_group", 1), top_groups = integer("topk_group", 1);
   first_dense = integer("first_k_dense_replace", v3 ? 3 : 0), moe_every = integer("moe_layer_freq", 1);
+  sparse_step = integer("decoder_sparse_step", 1);
+  dense_layers = value_or(json, "mlp_only_layers", std::vector<int64_t>{});
   tied = value_or(json, "tie_word_embeddings", false);
   const std::string method = value_or<std::string>(json, "topk_method", v3 ? "noaux_tc" : "greedy");
   v3_gate = method == "noaux_tc", by_groups = method != "greedy";
@@ -115,9 +57,25 @@ OracleConfig::OracleConfig(const std::string& text) {
   softmax_scale = 1 / std::sqrt(nope + rope);
   rotation_scale = 1;
   const std::string type = value_or(scaling, "rope_type", value_or<std::string>(scaling, "type", "default"));
-  if (type != "yarn") return;
+  if (type == "default") return;
 
   const double factor = scaling.at("factor");
+  if (type == "linear") {  // positions are pressed together
+    for (double& f : frequencies) f /= factor;
+    return;
+  }
+  if (type == "llama3") {
+    const double original = scaling.at("original_max_position_embeddings");
+    const double slow = original / scaling.at("low_freq_factor").get<double>();
+    const double fast = original / scaling.at("high_freq_factor").get<double>();
+    for (double& f : frequencies) {  // wavelengths: above `slow` stretched, below `fast` kept
+      const double length = 2 * std::numbers::pi / f;
+      const double keep =
+          std::clamp((original / length - original / slow) / (original / fast - original / slow), 0.0, 1.0);
+      f = (1 - keep) * f / factor + keep * f;
+    }
+    return;
+  }
   const double context =
       value_or(scaling, "original_max_position_embeddings", json.value("max_position_embeddings", 4096.0));
   const auto dimension_that_turns = [&](double times) {
@@ -140,6 +98,13 @@ OracleConfig::OracleConfig(const std::string& text) {
   if (all != 0) softmax_scale *= std::pow(yarn_temperature(factor, all), 2);
 }
 
+bool OracleConfig::has_experts(int64_t layer) const {
+  if (experts == 0 || layer < first_dense) return false;
+  // moe_layer_freq as in DeepSeek's own modeling code (Hugging Face's port knows only 1).
+  const bool dense = std::count(dense_layers.begin(), dense_layers.end(), layer) > 0;
+  return layer % moe_every == 0 && (layer + 1) % sparse_step == 0 && !dense;
+}
+
 // ---- weights ------------------------------------------------------------------------------------
 
 Oracle::Oracle(const std::string& config_json, const WeightSource& source) : c_(config_json) {
@@ -156,12 +121,8 @@ Oracle::Mlp Oracle::load_mlp(const WeightSource& source, const std::string& pref
           read_matrix(source, prefix + "down_proj.weight", c_.hidden, intermediate)};
 }
 
-Oracle::Layer Oracle::load_layer(const WeightSource& source, int64_t l) const {
-  Layer w;
-  const std::string layer = "model.layers." + std::to_string(l) + ".";
-  const std::string attn = layer + "self_attn.", mlp = layer + "mlp.";
+void Oracle::load_latent(const WeightSource& source, const std::string& attn, Layer& w) const {
   const int64_t q_width = c_.heads * (c_.nope + c_.rope);
-  w.attention_norm = read_vector(source, layer + "input_layernorm.weight", c_.hidden);
   if (c_.q_lora > 0) {
     w.q_a = read_matrix(source, attn + "q_a_proj.weight", c_.q_lora, c_.hidden);
     w.q_norm = read_vector(source, attn + "q_a_layernorm.weight", c_.q_lora);
@@ -173,9 +134,19 @@ Oracle::Layer Oracle::load_layer(const WeightSource& source, int64_t l) const {
   w.kv_norm = read_vector(source, attn + "kv_a_layernorm.weight", c_.kv_lora);
   w.kv_b = read_matrix(source, attn + "kv_b_proj.weight", c_.heads * (c_.nope + c_.v), c_.kv_lora);
   w.o = read_matrix(source, attn + "o_proj.weight", c_.hidden, c_.heads * c_.v);
+}
+
+Oracle::Layer Oracle::load_layer(const WeightSource& source, int64_t l) const {
+  Layer w;
+  const std::string layer = "model.layers." + std::to_string(l) + ".";
+  const std::string attn = layer + "self_attn.", mlp = layer + "mlp.";
+  w.attention_norm = read_vector(source, layer + "input_layernorm.weight", c_.hidden);
+  if (c_.grouped)
+    load_grouped(source, attn, w);
+  else
+    load_latent(source, attn, w);
   w.mlp_norm = read_vector(source, layer + "post_attention_layernorm.weight", c_.hidden);
-  // moe_layer_freq as in DeepSeek's own modeling code (Hugging Face's port knows only 1).
-  if (c_.experts == 0 || l < c_.first_dense || l % c_.moe_every != 0) {
+  if (!c_.has_experts(l)) {
     w.mlp = load_mlp(source, mlp, c_.intermediate);
     return w;
   }
@@ -196,7 +167,7 @@ std::vector<float> Oracle::logits(const std::vector<int32_t>& tokens) {
   for (const Layer& w : layers_) {
     h.clear();
     for (const Vector& row : x) h.push_back(normalised(row, w.attention_norm));
-    const std::vector<Vector> attended = attention(w, h);
+    const std::vector<Vector> attended = c_.grouped ? grouped_attention(w, h) : attention(w, h);
     for (size_t t = 0; t < x.size(); ++t) {
       add(x[t], attended[t]);
       add(x[t], feed_forward(w, normalised(x[t], w.mlp_norm)));

@@ -1,8 +1,9 @@
-// DeepSeek's forward pass once more, in plain float64 loops: slow, readable, and sharing nothing with
-// src/model, src/kernels or the config parser, so that a mistake there cannot hide in both. Read from
-// Hugging Face's semantics (modeling_deepseek_v2.py, modeling_deepseek_v3.py) and the papers (V2: arXiv
-// 2405.04434, V3: 2412.19437, YaRN: 2309.00071); checked against the golden logits by OracleItself.
-// Always holds: attention in the expanded form, weights as stored, ties in the gate to the lower index.
+// The forward pass of every family once more, in plain float64 loops: slow, readable, and sharing nothing
+// with src/model, src/kernels or the config parser, so that a mistake there cannot hide in both. Read from
+// Hugging Face's semantics (modeling_deepseek_v2.py, modeling_deepseek_v3.py, modeling_llama.py, …) and the
+// papers (V2: arXiv 2405.04434, V3: 2412.19437, YaRN: 2309.00071); checked against the golden logits by
+// OracleItself. Grouped-query attention is in oracle_gqa.cc. Always holds: MLA in the expanded form, weights
+// as stored, ties in the gate to the lower index.
 #pragma once
 
 #include <string>
@@ -17,10 +18,16 @@ struct OracleConfig {
   explicit OracleConfig(const std::string& json);
   int64_t vocab, hidden, layers, heads, q_lora, kv_lora, nope, rope, v;  // q_lora 0: one q_proj
   int64_t intermediate, moe_intermediate, experts, shared_experts, top_k, groups, top_groups;
-  int64_t first_dense, moe_every;
+  int64_t first_dense, moe_every, sparse_step;
+  std::vector<int64_t> dense_layers;
+  bool grouped;  // grouped-query attention: then rope is the whole head, and so is v
+  int64_t kv_heads;
+  bool qkv_bias, o_bias, qk_norm;
   bool tied, v3_gate, by_groups, normalise;
   double eps, routed_scaling, softmax_scale, rotation_scale;
   std::vector<double> frequencies;  // [rope / 2], radians per position
+
+  bool has_experts(int64_t layer) const;
 };
 
 class Oracle {
@@ -45,6 +52,8 @@ class Oracle {
   struct Layer {
     Vector attention_norm, q_norm, kv_norm, mlp_norm, correction_bias;
     Matrix q_a, q_b, kv_a, kv_b, o, router;
+    Matrix q, k, v;  // grouped-query attention, and their biases
+    Vector q_bias, k_bias, v_bias, o_bias, q_head_norm, k_head_norm;
     Mlp mlp;                   // dense layers
     std::vector<Mlp> experts;  // MoE layers
     Mlp shared;
@@ -56,6 +65,9 @@ class Oracle {
 
   Layer load_layer(const WeightSource& source, int64_t index) const;
   Mlp load_mlp(const WeightSource& source, const std::string& prefix, int64_t intermediate) const;
+  void load_latent(const WeightSource& source, const std::string& attn, Layer& w) const;
+  void load_grouped(const WeightSource& source, const std::string& attn, Layer& w) const;
+  std::vector<Vector> grouped_attention(const Layer& w, const std::vector<Vector>& h) const;
   Vector normalised(const Vector& x, const Vector& weight) const;
   void rotate(double* pairs, int64_t position) const;
   std::vector<Vector> attention(const Layer& w, const std::vector<Vector>& h) const;

@@ -35,7 +35,7 @@
 // 26 waits on stale or absent events     cannot happen: events are derived; (O) Validator.ObjectsTo…,
 //                                        (X) RunsEveryStageOnceAfterItsDependencies (50 repeats)
 // 27 buffers freed or reused too early   buffers live as long as the model; NothingOfAnEarlierStepIsRead
-// 28 one workspace for both halves       rows are disjoint (model/deepseek/buffers.h); RandomSteps
+// 28 one workspace for both halves       rows are disjoint (model/buffers.h); RandomSteps
 // 29 collectives from two streams        one comm lane; CollectivesAloneAreOnTheCommLane, program hash,
 //                                        (C) Failures.DifferentCollectivesAreNoticed
 // 30 host waits inside communication     cannot happen: counts are exchanged on the comm lane itself
@@ -64,19 +64,11 @@ namespace duet {
 namespace {
 
 RankOptions options_for(const std::string& model, int ranks, ExpertPath path) {
-  RankOptions options;
-  options.model = model;
-  options.dtype = ComputeDtype::kFloat32;
-  options.ranks = ranks;
-  options.threads_per_rank = 1;
-  options.expert_path = path;
-  options.wire = DType::kF32;
-  options.max_batched_tokens = 128;
-  options.max_logits_rows = 128;
+  RankOptions options = golden_options(model, ranks, path);
+  options.max_batched_tokens = options.max_logits_rows = 128;
   options.max_model_len = 64;
   options.block_size = 3;
   options.kv_cache_bytes = int64_t{256} << 10;
-  options.max_micro_batches = 3;
   return options;
 }
 
@@ -109,17 +101,6 @@ class ChangedCheckpoint {
  private:
   std::filesystem::path dir_;
 };
-
-using Logits = std::vector<std::vector<float>>;
-
-bool same_bits(const Logits& a, const Logits& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
-      return false;
-  }
-  return true;
-}
 
 // ---- random steps -------------------------------------------------------------------------------
 
@@ -351,7 +332,7 @@ Recording record_model(const std::string& name, ExpertPath path, int micro_batch
     setup.pool = &pool;
     setup.expert_path = path;
     setup.limits = {16, 16, setup.config.vocab_size, 16, 8, 4, micro_batches};
-    const auto model = make_deepseek(setup);
+    const auto model = make_model(setup);
     Stages stages;
     for (int m = 0; m < micro_batches; ++m) {
       stages.begin_micro_batch(m);

@@ -20,6 +20,7 @@ Normal distribution(const std::string& name, int64_t inputs) {
   const auto is = [&](const char* part) { return name.find(part) != std::string::npos; };
   if (is("embed_tokens")) return {0, 1};
   if (is("norm.weight")) return {1, 0.2};
+  if (is("_proj.bias")) return {0, 0.5};
   if (is("e_score_correction_bias")) return {0, 0.1};
   if (is("gate.weight")) return {0, 2 * keep};  // scores far apart
   // Attention scores of a deviation near 2: a few keys get most of the weight.
@@ -45,7 +46,7 @@ const RandomWeights::Tensor& RandomWeights::tensor(const std::string& name,
   for (int64_t extent : shape) count *= static_cast<size_t>(extent);
   std::vector<float> values(count);
   for (float& v : values) v = static_cast<float>(draw(rng));
-  Tensor t{name.ends_with("bias") ? DType::kF32 : dtype_, shape, {}};
+  Tensor t{name.ends_with("correction_bias") ? DType::kF32 : dtype_, shape, {}};
   t.bytes.resize(count * dtype_bytes(t.dtype));
   convert_from_f32(values.data(), t.dtype, t.bytes.data(), count);
   return tensors_.emplace(name, std::move(t)).first->second;

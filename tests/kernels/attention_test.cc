@@ -8,7 +8,7 @@
 #include <numeric>
 #include <random>
 
-#include "kernels/ops.h"
+#include "attention_support.h"
 #include "kernels/ref/attention.h"
 
 namespace duet {
@@ -20,16 +20,6 @@ const MlaShape kShapes[] = {
     {.heads = 5, .nope = 16, .rope = 6, .v = 16, .lora = 32, .scale = 0.2f},
     {.heads = 2, .nope = 7, .rope = 2, .v = 5, .lora = 9, .scale = 0.3f},  // odd in every dimension
 };
-const Rounding kRoundings[] = {Rounding::kNone, Rounding::kBf16, Rounding::kF16};
-const DType kCacheTypes[] = {DType::kF32, DType::kBf16, DType::kF16};
-
-std::vector<float> normal(size_t n, uint32_t seed, float sigma) {
-  std::mt19937 gen(seed);
-  std::normal_distribution<float> dist(0.0f, sigma);
-  std::vector<float> v(n);
-  for (float& x : v) x = dist(gen);
-  return v;
-}
 
 /// One sequence: its queries and what it writes to the cache, position by position.
 struct TestSequence {
@@ -40,9 +30,9 @@ struct TestSequence {
   TestSequence(const MlaShape& s, int64_t n, uint32_t seed)
       : shape(s),
         length(n),
-        q(normal(static_cast<size_t>(n * s.heads * (s.nope + s.rope)), seed, 1.0f)),
-        latent(normal(static_cast<size_t>(n * s.lora), seed + 1, 1.0f)),
-        k_rope(normal(static_cast<size_t>(n * s.rope), seed + 2, 1.0f)) {}
+        q(normal(n * s.heads * (s.nope + s.rope), seed)),
+        latent(normal(n * s.lora, seed + 1)),
+        k_rope(normal(n * s.rope, seed + 2)) {}
   int64_t q_cols() const { return int64_t{shape.heads} * (shape.nope + shape.rope); }
   int64_t out_cols() const { return int64_t{shape.heads} * shape.v; }
 };
@@ -56,43 +46,16 @@ struct RunSetup {
   AttentionForm form = AttentionForm::kExpanded;
 };
 
-/// A cache filled with NaN, so that a read of anything unwritten shows, and the tables of
-/// `sequences` with shuffled physical blocks.
-struct Paged {
-  LatentCache cache;
-  std::vector<std::byte> bytes;
-  std::vector<std::vector<int32_t>> tables;
-
-  Paged(const RunSetup& setup, const MlaShape& shape, std::span<const TestSequence> sequences,
-        uint32_t seed) {
-    const int bs = setup.block_size;
-    int64_t blocks = 0;
-    for (const TestSequence& s : sequences) blocks += (s.length + bs - 1) / bs + 1;
-    std::vector<int32_t> order(static_cast<size_t>(blocks));
-    std::iota(order.begin(), order.end(), 0);
-    std::shuffle(order.begin(), order.end(), std::mt19937(seed));
-    size_t next = 0;
-    for (const TestSequence& s : sequences) {
-      auto& table = tables.emplace_back();
-      for (int64_t b = 0; b < (s.length + bs - 1) / bs; ++b) table.push_back(order[next++]);
-    }
-    const auto elements = static_cast<size_t>(blocks * bs * (shape.lora + shape.rope));
-    bytes.resize(elements * dtype_bytes(setup.cache_type));
-    const std::vector<float> nan(elements, std::numeric_limits<float>::quiet_NaN());
-    convert_from_f32(nan.data(), setup.cache_type, bytes.data(), elements);
-    cache = {bytes.data(), setup.cache_type, bs};
-  }
-
-  void write(const KernelContext& cx, const TestSequence& s, size_t index, int64_t first, int64_t rows) {
-    std::vector<int64_t> slots;
-    for (int64_t p = first; p < first + rows; ++p) {
-      slots.push_back(int64_t{tables[index][static_cast<size_t>(p / cache.block_size)]} * cache.block_size +
-                      p % cache.block_size);
-    }
-    write_latent(cx, s.shape, {s.latent.data() + first * s.shape.lora, rows, s.shape.lora},
-                 {s.k_rope.data() + first * s.shape.rope, rows, s.shape.rope}, slots, cache);
-  }
-};
+Paged cache_for(const RunSetup& setup, const MlaShape& shape, std::span<const TestSequence> sequences,
+                uint32_t seed) {
+  return {setup.cache_type, setup.block_size, int64_t{shape.lora} + shape.rope, lengths_of(sequences), seed};
+}
+void write(const KernelContext& cx, const Paged& paged, const TestSequence& s, size_t index, int64_t first,
+           int64_t rows) {
+  write_latent(cx, s.shape, {s.latent.data() + first * s.shape.lora, rows, s.shape.lora},
+               {s.k_rope.data() + first * s.shape.rope, rows, s.shape.rope}, paged.slots(index, first, rows),
+               paged.cache);
+}
 
 struct MlaTestWeights {
   std::vector<float> plain;
@@ -101,7 +64,7 @@ struct MlaTestWeights {
 
   MlaTestWeights(const MlaShape& s, Rounding rounding) {
     const int64_t rows = int64_t{s.heads} * (s.nope + s.v);
-    plain = normal(static_cast<size_t>(rows * s.lora), 99, 1.0f / std::sqrt(static_cast<float>(s.lora)));
+    plain = normal(rows * s.lora, 99, 1.0f / std::sqrt(static_cast<float>(s.lora)));
     // What a checkpoint of that type holds: so that packing rounds nothing.
     for (float& w : plain) w = round_to(w, rounding);
     view = {plain.data(), DType::kF32, rows, s.lora, s.lora, 1};
@@ -112,51 +75,20 @@ struct MlaTestWeights {
   }
 };
 
-/// Runs every sequence from its start in chunks of `chunk` tokens; all sequences take part in
-/// each call. Returns the outputs [length, heads · v] of each sequence.
 std::vector<std::vector<float>> run(const RunSetup& setup, const MlaShape& shape,
                                     const MlaTestWeights& weights, std::span<const TestSequence> sequences,
                                     int64_t chunk, uint32_t seed) {
   ThreadPool pool(setup.threads);
   Arena arena(mla_scratch_bytes(shape, setup.threads));
-  KernelContext cx{setup.level, &pool, &arena, setup.rounding};
-  Paged paged(setup, shape, sequences, seed);
-  std::vector<std::vector<float>> result;
-  int64_t longest = 0;
-  for (const TestSequence& s : sequences) {
-    result.emplace_back(static_cast<size_t>(s.length * s.out_cols()));
-    longest = std::max(longest, s.length);
-  }
-  for (int64_t start = 0; start < longest; start += chunk) {
-    std::vector<AttentionSpan> spans;
-    std::vector<size_t> owner;
-    std::vector<float> q;
-    int64_t rows = 0;
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      const TestSequence& s = sequences[i];
-      const int64_t n = std::min(chunk, s.length - start);
-      if (n <= 0) continue;
-      paged.write(cx, s, i, start, n);
-      q.insert(q.end(), s.q.begin() + start * s.q_cols(), s.q.begin() + (start + n) * s.q_cols());
-      spans.push_back({rows, n, start, setup.form, paged.tables[i].data()});
-      owner.push_back(i);
-      rows += n;
-    }
-    const int64_t q_cols = sequences[0].q_cols(), out_cols = sequences[0].out_cols();
-    std::vector<float> out(static_cast<size_t>(rows * out_cols), -77.0f);
-    mla_attention(cx, shape, weights.packed, {q.data(), rows, q_cols}, paged.cache, spans,
-                  {out.data(), rows, out_cols});
-    EXPECT_EQ(arena.used(), 0u);
-    for (size_t j = 0; j < spans.size(); ++j) {
-      std::copy_n(out.begin() + spans[j].first_row * out_cols, spans[j].rows * out_cols,
-                  result[owner[j]].begin() + start * out_cols);
-    }
-  }
-  return result;
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  const KernelContext cx{setup.level, &pool, &arena, setup.rounding};
+  const Paged paged = cache_for(setup, shape, sequences, seed);
+  return run_in_chunks(
+      paged, sequences, chunk, [&](int64_t) { return setup.form; },
+      [&](size_t i, int64_t first, int64_t rows) { write(cx, paged, sequences[i], i, first, rows); },
+      [&](ConstRows q, std::span<const AttentionSpan> spans, Rows out) {
+        mla_attention(cx, shape, weights.packed, q, paged.cache, spans, out);
+        EXPECT_EQ(arena.used(), 0u);
+      });
 }
 
 std::string name_of(const RunSetup& s, const MlaShape& shape, int64_t length) {
@@ -174,16 +106,11 @@ struct Expected {
 };
 
 Expected expected(const RunSetup& setup, const TestSequence& s, const MlaTestWeights& weights) {
-  Paged paged(setup, s.shape, {&s, 1}, 5);
+  const Paged paged = cache_for(setup, s.shape, {&s, 1}, 5);
   KernelContext cx;
   cx.rounding = setup.rounding;
-  std::vector<int64_t> slots;
-  for (int64_t p = 0; p < s.length; ++p) {
-    slots.push_back(int64_t{paged.tables[0][static_cast<size_t>(p / setup.block_size)]} * setup.block_size +
-                    p % setup.block_size);
-  }
   ref::write_latent(cx, s.shape, {s.latent.data(), s.length, s.shape.lora},
-                    {s.k_rope.data(), s.length, s.shape.rope}, slots, paged.cache);
+                    {s.k_rope.data(), s.length, s.shape.rope}, paged.slots(0, 0, s.length), paged.cache);
   Expected e;
   e.out.resize(static_cast<size_t>(s.length * s.out_cols()));
   const AttentionSpan span{0, s.length, 0, setup.form, paged.tables[0].data()};
@@ -353,9 +280,9 @@ TEST(MlaAttention, MixedFormsAndStridesInOneCall) {
   ThreadPool pool(2);
   Arena arena(mla_scratch_bytes(shape, 2));
   const KernelContext cx{level, &pool, &arena, Rounding::kBf16};
-  Paged paged(setup, shape, all, 6);
-  paged.write(cx, all[0], 0, 0, 50);
-  paged.write(cx, all[1], 1, 0, 90);
+  const Paged paged = cache_for(setup, shape, all, 6);
+  write(cx, paged, all[0], 0, 0, 50);
+  write(cx, paged, all[1], 1, 0, 90);
   const int64_t q_cols = all[0].q_cols(), out_cols = all[0].out_cols();
   const int64_t q_stride = q_cols + 5, out_stride = out_cols + 3;
   // Row 0: last token of sequence 1, absorbed. Rows 1..50: sequence 0, expanded.
@@ -387,7 +314,7 @@ TEST(MlaAttention, NothingToDo) {
   const MlaTestWeights weights(shape, Rounding::kNone);
   Arena arena(mla_scratch_bytes(shape, 1));
   const KernelContext cx{CpuLevel::kPortable, nullptr, &arena, Rounding::kNone};
-  const LatentCache cache{nullptr, DType::kF32, 16};
+  const PagedCache cache{nullptr, DType::kF32, 16};
   mla_attention(cx, shape, weights.packed, {nullptr, 0, 24}, cache, {}, {nullptr, 0, 16});
   const AttentionSpan empty[] = {{0, 0, 10, AttentionForm::kExpanded, nullptr},
                                  {0, 0, 10, AttentionForm::kAbsorbed, nullptr}};

@@ -114,7 +114,7 @@ TEST(RowKernels, PackingIsTheLayoutOfPackedViews) {
         EXPECT_TRUE(test::same_bits(got.data(), want.data(), static_cast<int64_t>(want.size())))
             << n << " " << k;
         pack_into({&by_column, 1}, DType::kF32, want.data());
-        kernels.pack_rows_f32(f.data(), n, k, n, got.data());
+        kernels.pack_rows_f32(f.data(), n, k, n, got.data(), k * kPanelColumns);
         EXPECT_TRUE(test::same_bits(got.data(), want.data(), static_cast<int64_t>(want.size())))
             << n << " " << k;
         std::vector<uint16_t> half(f.size());
@@ -122,7 +122,7 @@ TEST(RowKernels, PackingIsTheLayoutOfPackedViews) {
         std::vector<uint16_t> want_half(padded * static_cast<size_t>((k + 1) / 2 * 2)),
             got_half(want_half.size());
         pack_into({&by_column, 1}, DType::kBf16, want_half.data());
-        kernels.pack_rows_bf16(half.data(), n, k, n, got_half.data());
+        kernels.pack_rows_bf16(half.data(), n, k, n, got_half.data(), (k + k % 2) * kPanelColumns);
         EXPECT_EQ(got_half, want_half) << to_string(level) << " " << n << " " << k;
       }
     }

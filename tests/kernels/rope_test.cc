@@ -49,6 +49,29 @@ TEST(Rope, MatchesTheOracleInPlaceAndLeavesTheRest) {
   }
 }
 
+TEST(Rope, HalvesMatchTheOracle) {
+  for (const CpuLevel level : available_cpu_levels()) {
+    for (const int half : {1, 3, 8, 16, 37, 64}) {
+      const RopeTable table = make_table(50, half, 1.3f);
+      const int heads = 3;
+      const int64_t head_stride = 2 * half + 1, cols = heads * head_stride + 2;
+      const std::vector<int32_t> positions = {49, 0, 7, 12};
+      const auto x = test::random_floats(4 * cols, static_cast<uint32_t>(half), 3.0f);
+      auto got = x, want = x;
+      rope_halves(KernelContext{level}, {got.data(), 4, cols}, heads, head_stride, 1, positions, table);
+      ref::rope_halves({want.data(), 4, cols}, heads, head_stride, 1, positions, table);
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_NEAR(got[i], want[i], 3 * 3.9 * 0x1p-23) << to_string(level) << " half " << half << " i " << i;
+        const int64_t col = static_cast<int64_t>(i) % cols;
+        if (col == 0 || col > heads * head_stride) {
+          EXPECT_EQ(got[i], x[i]) << i;
+        }
+      }
+      EXPECT_FALSE(test::same_bits(got.data(), x.data(), cols));
+    }
+  }
+}
+
 TEST(Rope, ThreadsChangeNoBit) {
   const RopeTable table = make_table(600, 32);
   const auto x = test::random_floats(512 * 256, 9);

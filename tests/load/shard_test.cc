@@ -24,8 +24,8 @@ TEST(Shard, SlicesTileTheWhole) {
   }
 }
 
-DeepseekConfig config_12_heads_6_experts() {
-  DeepseekConfig c;
+ModelConfig config_12_heads_6_experts() {
+  ModelConfig c;
   c.file = "dir/config.json";
   c.num_attention_heads = 12;
   c.num_hidden_layers = 3;
@@ -38,7 +38,7 @@ DeepseekConfig config_12_heads_6_experts() {
 }
 
 TEST(RankCount, DividesHeadsAndWholeExperts) {
-  const DeepseekConfig c = config_12_heads_6_experts();
+  const ModelConfig c = config_12_heads_6_experts();
   EXPECT_EQ(valid_rank_counts(c, true), (std::vector<int>{1, 2, 3, 6}));
   EXPECT_EQ(valid_rank_counts(c, false),
             (std::vector<int>{1, 2, 3, 4}));  // 6 would leave an expert's slice empty
@@ -58,7 +58,7 @@ TEST(RankCount, DividesHeadsAndWholeExperts) {
 }
 
 TEST(RankCount, ADenseModelHasNoExpertsToDivide) {
-  DeepseekConfig c = config_12_heads_6_experts();
+  ModelConfig c = config_12_heads_6_experts();
   c.first_k_dense_replace = 3;
   EXPECT_EQ(valid_rank_counts(c, true), (std::vector<int>{1, 2, 3, 4, 6, 12}));
   c.n_routed_experts = 0;

@@ -136,15 +136,15 @@ TEST(Splitter, NoPartIsEmptyAndCostIsHalved) {
     std::vector<SpanShape> spans;
     int64_t rows = 0;
     for (unsigned n = 1 + rng() % 12; n > 0; --n) {
-      spans.push_back(
-          {static_cast<int64_t>(rng() % 3 == 0 ? 1 + rng() % 200 : 1), static_cast<int64_t>(rng() % 4000)});
+      spans.push_back({static_cast<int64_t>(rng() % 3 == 0 ? 1 + rng() % 200 : 1),
+                       static_cast<int64_t>(rng() % 4000),
+                       {1.0, 0.001}});
       rows += spans.back().rows;
     }
-    const RowCost cost{1.0, 0.001};
     SplitOptions options;
     options.micro_batches = 1 + i % 4;
     options.imbalance = 0.0;
-    const auto borders = split_rows(spans, cost, options);
+    const auto borders = split_rows(spans, options);
     ASSERT_EQ(borders.front(), 0);
     ASSERT_EQ(borders.back(), rows);
     ASSERT_EQ(static_cast<int64_t>(borders.size()) - 1, std::min<int64_t>(options.micro_batches, rows));
@@ -155,16 +155,31 @@ TEST(Splitter, NoPartIsEmptyAndCostIsHalved) {
 TEST(Splitter, AttentionCostMovesTheBorder) {
   // Two sequences of equal length, the second with a long context: by tokens the border lies between
   // them, by cost inside the second.
-  const std::vector<SpanShape> spans{{100, 0}, {100, 4000}};
-  EXPECT_EQ(split_rows(spans, {1.0, 0.0}, {2, 0.1})[1], 100);
-  EXPECT_GT(split_rows(spans, {1.0, 0.001}, {2, 0.1})[1], 110);
+  const auto border = [](double key) {
+    const std::vector<SpanShape> spans{{100, 0, {1.0, key}}, {100, 4000, {1.0, key}}};
+    return split_rows(spans, {2, 0.1, {}})[1];
+  };
+  EXPECT_EQ(border(0.0), 100);
+  EXPECT_GT(border(0.001), 110);
+}
+
+TEST(Splitter, ARowsOwnCostCounts) {
+  // Decodes with a long context beside a prompt: a row of theirs costs as much as ten of the prompt's.
+  const std::vector<SpanShape> spans{{10, 0, {10.0, 0.0}}, {100, 0, {1.0, 0.0}}};
+  EXPECT_EQ(split_rows(spans, {2, 0.0, {}})[1], 10);
+  EXPECT_EQ(split_rows(spans, {4, 0.0, {}}), (std::vector<int64_t>{0, 5, 10, 60, 110}));
+}
+
+TEST(Splitter, SharesSetTheParts) {
+  const std::vector<SpanShape> spans{{100, 0, {}}};
+  EXPECT_EQ(split_rows(spans, {3, 0.0, {1, 2, 1}}), (std::vector<int64_t>{0, 25, 75, 100}));
 }
 
 TEST(Splitter, ImbalanceActsAtItsEdge) {
   // Borders between sequences lie at 45 % and 100 %: off by 0.1 of a half.
-  const std::vector<SpanShape> spans{{45, 0}, {55, 0}};
-  EXPECT_EQ(split_rows(spans, {1.0, 0.0}, {2, 0.1})[1], 45);
-  EXPECT_EQ(split_rows(spans, {1.0, 0.0}, {2, 0.099})[1], 50);
+  const std::vector<SpanShape> spans{{45, 0, {}}, {55, 0, {}}};
+  EXPECT_EQ(split_rows(spans, {2, 0.1, {}})[1], 45);
+  EXPECT_EQ(split_rows(spans, {2, 0.099, {}})[1], 50);
 }
 
 TEST(Splitter, ThresholdsActAtTheirEdge) {

@@ -1,4 +1,5 @@
-// Under mpirun: the cases of tests/comm on MPI ranks. Exit status 0 when all pass on every rank.
+// Under mpirun: the cases of tests/comm on processes. Exit status 0 when all pass on every rank.
+// usage: test_mpi_collectives mpi | tcp
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -6,6 +7,7 @@
 
 #include "comm/collective_cases.h"
 #include "comm/communicator.h"
+#include "comm/job_transport.h"
 #include "comm/mpi_transport.h"
 
 namespace {
@@ -30,12 +32,15 @@ void on_one_host(Communicator& c) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  const std::string name = argc > 1 ? argv[1] : "mpi";
+  const auto choice = name == "tcp" ? duet::CommTransport::kTcp : duet::CommTransport::kMpi;
   std::unique_ptr<duet::Transport> world;  // holds MPI open while communicators come and go
   try {
     world = duet::make_mpi_transport();
     for (DType wire : {DType::kF32, DType::kBf16}) {
-      Communicator c(duet::make_mpi_transport(), wire);
+      Communicator c(duet::make_job_transport(choice), wire);
+      duet::test::expect(c.transport_name() == name, "the transport that was asked for");
       on_one_host(c);
       for (const auto& test_case : duet::test::collective_cases()) {
         try {
@@ -47,7 +52,11 @@ int main() {
       large_messages(c);
       c.barrier();
     }
-    if (world->rank() == 0) std::printf("%s: %d ranks, all cases pass\n", duet::mpi_library(), world->size());
+    // On one host without a choice: MPI's shared memory.
+    duet::test::expect(duet::make_job_transport(duet::CommTransport::kAuto)->name() == std::string("mpi"),
+                       "auto");
+    if (world->rank() == 0)
+      std::printf("%s, %s: %d ranks, all cases pass\n", duet::mpi_library(), name.c_str(), world->size());
   } catch (const std::exception& e) {
     if (world) world->abort(e.what());
     std::fprintf(stderr, "%s\n", e.what());

@@ -42,6 +42,25 @@ TEST(Simulator, SequentialTakesTheSum) {
   EXPECT_DOUBLE_EQ(run.exposed_ns, 2 * 3 * 8);
 }
 
+TEST(Simulator, CommLanesApartShareTheLink) {
+  // Two micro-batches whose only stages are collectives that wait for nothing: in one lane one after the
+  // other, in two lanes at once at half the speed; either way the link is busy for 10.
+  Stages s;
+  for (int m = 0; m < 2; ++m) {
+    s.begin_micro_batch(m);
+    s.collective("reduce", {s.buffer("a")}, {s.buffer("b")}, {});
+    s.compute("use", {s.buffer("b")}, {s.buffer("c")}, {});
+  }
+  const Recording r = s.take();
+  const std::vector<double> costs{4, 1, 6, 1};
+  const Program program = overlapped_program(r);
+  EXPECT_DOUBLE_EQ(simulate(program, costs).makespan_ns, 11);
+  // The first ends at 8, the second has 2 left and ends at 10.
+  const SimulatedRun apart = simulate(program, costs, 0, CommLanes::kPerMicroBatch);
+  EXPECT_DOUBLE_EQ(apart.makespan_ns, 11);
+  EXPECT_DOUBLE_EQ(apart.start_ns[1], 8);
+}
+
 TEST(Simulator, ByHand) {
   // A: in 2, core 3, reduce 4; B the same, in turns. B's computing covers A's reduction; B's is exposed
   // but for nothing: the lanes end at 5 + 5 + 4.

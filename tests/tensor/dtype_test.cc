@@ -29,6 +29,25 @@ TEST(DType, F16RoundsToNearestEven) {
   EXPECT_EQ(to_f16(0x1.8p-25f).bits, 1u);
 }
 
+TEST(DType, EveryF8ValueRoundTripsAndNeighboursRoundToEven) {
+  for (uint32_t bits = 0; bits < 0x100; ++bits) {
+    const float f = f8e4m3_to_f32(static_cast<uint8_t>(bits));
+    EXPECT_EQ(f32_to_f8e4m3(f), bits);
+    if ((bits & 0x7f) >= 0x7e) continue;
+    const float next = f8e4m3_to_f32(static_cast<uint8_t>(bits + 1));
+    const float middle = (f + next) / 2;
+    EXPECT_EQ(f32_to_f8e4m3(middle), bits + bits % 2) << middle;
+    EXPECT_EQ(f32_to_f8e4m3(std::nextafter(middle, f)), bits);
+    EXPECT_EQ(f32_to_f8e4m3(std::nextafter(middle, next)), bits + 1);
+  }
+  EXPECT_EQ(f8e4m3_to_f32(0x01), 0x1p-9f);
+  EXPECT_EQ(f8e4m3_to_f32(0x38), 1.0f);
+  EXPECT_EQ(f8e4m3_to_f32(0xfe), -448.0f);
+  EXPECT_TRUE(std::isnan(f8e4m3_to_f32(0x7f)));
+  EXPECT_EQ(f32_to_f8e4m3(1e9f), 0x7e);
+  EXPECT_EQ(f32_to_f8e4m3(-INFINITY), 0xfe);
+}
+
 TEST(DType, BulkBf16EqualsScalar) {
   std::vector<float> in;
   for (uint32_t i = 0; i < 100000; ++i) in.push_back(std::bit_cast<float>(i * 42949u + 7u));

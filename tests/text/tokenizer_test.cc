@@ -58,10 +58,11 @@ TEST(Tokenizer, RefusesByNameAndPath) {
     return "no error";
   };
   EXPECT_EQ(error(file_with(R"({"type":"ByteLevel"})")), "no error");
-  EXPECT_THAT(error(file_with(R"({"type":"Sequence","pretokenizers":[{"type":"Metaspace"}]})")),
-              testing::HasSubstr("pre_tokenizer.pretokenizers[0].type \"Metaspace\" is not supported"));
-  EXPECT_THAT(error(file_with(R"({"type":"ByteLevel"})", R"(,"normalizer":{"type":"NFC"})")),
-              testing::HasSubstr("normalizer.type \"NFC\" is not supported"));
+  EXPECT_THAT(
+      error(file_with(R"({"type":"Sequence","pretokenizers":[{"type":"CharDelimiterSplit"}]})")),
+      testing::HasSubstr("pre_tokenizer.pretokenizers[0].type \"CharDelimiterSplit\" is not supported"));
+  EXPECT_THAT(error(file_with(R"({"type":"ByteLevel"})", R"(,"normalizer":{"type":"Lowercase"})")),
+              testing::HasSubstr("normalizer.type \"Lowercase\" is not supported"));
   EXPECT_THAT(error(R"({"decoder":{"type":"ByteLevel"},"model":{"type":"Unigram"}})"),
               testing::HasSubstr("model.type"));
   EXPECT_THAT(

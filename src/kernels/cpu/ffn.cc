@@ -18,6 +18,7 @@ constexpr int64_t kWidePanels = 32;
 constexpr int64_t kPanels = kColumns / kPanelColumns;
 static_assert(kFewRows * kWidePanels * kPanelColumns <= kThreadFloats);
 constexpr int64_t kPackAlone = 32 * 1024;
+constexpr int64_t kQuantiseRows = 16;  // per item
 
 int64_t div_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -51,10 +52,10 @@ struct Group {
   int64_t down_chunk;
 
   Product gate_up(const Segment& s) const {
-    return choose_product(cx->level, cx->rounding, s.weights->gate_up.view().dtype);
+    return choose_product(cx->level, cx->rounding, s.weights->gate_up.view());
   }
   Product down(const Segment& s) const {
-    return choose_product(cx->level, cx->rounding, s.weights->down.view().dtype);
+    return choose_product(cx->level, cx->rounding, s.weights->down.view());
   }
   float* x_block(const Segment& s) const { return scratch.x + s.first_row * scratch.x_words; }
   float* hidden_block(const Segment& s) const { return scratch.hidden + s.first_row * scratch.hidden_words; }
@@ -66,11 +67,12 @@ struct Group {
 void pack_segment(const Group& g, const Segment& s) {
   const Product product = g.gate_up(s);
   for (int64_t i = 0; i < s.rows; ++i) {
-    pack_row(product, g.x_row(s, i), 0, s.weights->hidden, g.x_block(s), s.rows, i);
+    pack_whole_row(product, g.x_row(s, i), g.x_block(s), s.rows, i);
   }
 }
 
-/// Columns of gate and up, then silu(gate) · up, straight into the block that `down` reads.
+/// Columns of gate and up, then silu(gate) · up, straight into the block that `down` reads; for int8 inputs
+/// as floats, hidden_words apart, which quantise_hidden turns into that block.
 void gate_up_item(const Group& g, int64_t item, int thread) {
   const Segment* first = g.scratch.segments;
   const Segment& s = *(std::upper_bound(first, first + g.count, item,
@@ -89,9 +91,43 @@ void gate_up_item(const Group& g, int64_t item, int thread) {
   const int64_t k0 = panel0 / 2 * kPanelColumns;
   const int64_t k1 = std::min(s.weights->intermediate, panel1 / 2 * kPanelColumns);
   alignas(64) float activated[kWidePanels / 2 * kPanelColumns];
+  if (product.int8) {
+    for (int64_t r = 0; r < s.rows; ++r) {
+      g.kernels->silu_mul(both + r * width, (panel1 - panel0) / 2,
+                          g.hidden_block(s) + r * g.scratch.hidden_words + k0);
+    }
+    return;
+  }
   for (int64_t r = 0; r < s.rows; ++r) {
     g.kernels->silu_mul(both + r * width, (panel1 - panel0) / 2, activated);
     pack_row(product, activated, k0, k1 - k0, g.hidden_block(s), s.rows, r);
+  }
+}
+
+/// Rows [first, end) of the group: their whole hidden state is there, so its scale is known.
+void quantise_hidden(const Group& g, int64_t first, int64_t end) {
+  for (int64_t i = 0; i < g.count; ++i) {
+    const Segment& s = g.scratch.segments[i];
+    const Product product = g.down(s);
+    if (!product.int8) continue;
+    for (int64_t r = std::max(first, s.first_row); r < std::min(end, s.first_row + s.rows); ++r) {
+      float* row = g.scratch.hidden + r * g.scratch.hidden_words;
+      product.int8->quantise_row(row, s.weights->intermediate, reinterpret_cast<std::byte*>(row));
+    }
+  }
+}
+
+/// All rows of `s` times panels [panel0, panel1) of down.
+void multiply_down(const Group& g, const Segment& s, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
+                   Accumulate accumulate) {
+  const Product product = g.down(s);
+  const PackedView w = s.weights->down.view();
+  if (product.int8) {
+    multiply_int8(product, reinterpret_cast<const std::byte*>(g.hidden_block(s)),
+                  g.scratch.hidden_words * int64_t{sizeof(float)}, 0, s.rows, w, panel0, panel1, c, ldc,
+                  accumulate);
+  } else {
+    multiply_block(product, g.hidden_block(s), s.rows, 0, s.rows, w, panel0, panel1, c, ldc, accumulate);
   }
 }
 
@@ -105,14 +141,11 @@ void down_item(const Group& g, int64_t item, int thread) {
   float* y = g.scratch.threads + thread * kThreadFloats;
   for (int64_t i = 0; i < g.count; ++i) {
     const Segment& s = g.scratch.segments[i];
-    const PackedView w = s.weights->down.view();
     if (!s.index) {
-      multiply_block(g.down(s), g.hidden_block(s), s.rows, 0, s.rows, w, panel0, panel1,
-                     g.out.row(s.first_row) + column, g.out.stride, g.accumulate);
+      multiply_down(g, s, panel0, panel1, g.out.row(s.first_row) + column, g.out.stride, g.accumulate);
       continue;
     }
-    multiply_block(g.down(s), g.hidden_block(s), s.rows, 0, s.rows, w, panel0, panel1, y, width,
-                   Accumulate::kNo);
+    multiply_down(g, s, panel0, panel1, y, width, Accumulate::kNo);
     for (int64_t r = 0; r < s.rows; ++r) {
       g.kernels->scaled_add(y + r * width, s.row_weights[r], valid, g.out.row(s.index[r]) + column);
     }
@@ -159,6 +192,7 @@ void run_group(const KernelContext& cx, ConstRows x, const GroupScratch& scratch
   if (threads == 1) {
     for (int64_t i = 0; i < count; ++i) pack_segment(g, scratch.segments[i]);
     for (int64_t i = 0; i < items; ++i) gate_up_item(g, i, 0);
+    quantise_hidden(g, 0, rows);
     for (int i = 0; i < down_items; ++i) down_item(g, i, 0);
     return;
   }
@@ -171,6 +205,15 @@ void run_group(const KernelContext& cx, ConstRows x, const GroupScratch& scratch
                           [group](int i, int) { pack_segment(*group, group->scratch.segments[i]); });
   }
   cx.pool->parallel_for(static_cast<int>(items), [group](int i, int t) { gate_up_item(*group, i, t); });
+  bool quantise = false;  // experts may be stored differently
+  for (int64_t i = 0; i < count; ++i) quantise |= g.down(scratch.segments[i]).int8 != nullptr;
+  if (quantise && rows * scratch.segments[0].weights->intermediate < kPackAlone) {
+    quantise_hidden(g, 0, rows);
+  } else if (quantise) {
+    cx.pool->parallel_for(static_cast<int>(div_up(rows, kQuantiseRows)), [group](int i, int) {
+      quantise_hidden(*group, i * kQuantiseRows, (i + 1) * kQuantiseRows);
+    });
+  }
   cx.pool->parallel_for(down_items, [group](int i, int t) { down_item(*group, i, t); });
 }
 

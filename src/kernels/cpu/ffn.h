@@ -30,7 +30,7 @@ struct Segment {
 struct GroupScratch {
   Segment* segments = nullptr;
   float* x = nullptr;        // packed rows of x
-  float* hidden = nullptr;   // packed rows of silu(gate) · up
+  float* hidden = nullptr;   // packed rows of silu(gate) · up, or floats on their way to int8
   float* threads = nullptr;  // one tile each
   int64_t x_words = 0;       // of one row: row i of the group starts at x + i · x_words
   int64_t hidden_words = 0;  // for the widest expert

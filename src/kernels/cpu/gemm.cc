@@ -54,7 +54,7 @@ struct BlockJob {
 
 void pack_rows(const BlockJob& job, int64_t row0, int64_t row1) {
   for (int64_t r = row0; r < row1; ++r) {
-    pack_row(job.product, job.a.row(r), 0, job.a.cols, job.block, job.a.rows, r);
+    pack_whole_row(job.product, job.a.row(r), job.block, job.a.rows, r);
   }
 }
 
@@ -95,7 +95,7 @@ int64_t rows_per_block(int64_t m) {
 
 void gemm_blocks(CpuLevel level, Rounding rounding, ThreadPool* pool, ConstRows a, const PackedView& w,
                  Rows c, Accumulate accumulate, float* block) {
-  const Product product = choose_product(level, rounding, w.dtype);
+  const Product product = choose_product(level, rounding, w);
   const int64_t step = rows_per_block(a.rows);
   for (int64_t m = 0; m < a.rows; m += step) {
     const int64_t rows = std::min(step, a.rows - m);

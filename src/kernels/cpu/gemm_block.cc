@@ -56,14 +56,25 @@ int widest(const TileSet& tiles, int height, int64_t left) {
 
 }  // namespace
 
-Product choose_product(CpuLevel level, Rounding rounding, DType weights) {
-  const GemmKernels* kernels = level == CpuLevel::kPortable ? gemm_kernels_portable()
-                               : level == CpuLevel::kAvx2   ? gemm_kernels_avx2()
-                                                            : gemm_kernels_avx512();
-  Product product{&kernels->f32, kernels->round_row, rounding};
-  if (weights == DType::kF16) product.tiles = &kernels->f16;
-  if (weights == DType::kBf16) {
-    const bool dot = level == CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
+Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w) {
+  const bool portable = level == CpuLevel::kPortable;
+  const bool avx2 = level == CpuLevel::kAvx2;
+  const GemmKernels* kernels = portable ? gemm_kernels_portable()
+                               : avx2   ? gemm_kernels_avx2()
+                                        : gemm_kernels_avx512();
+  const bool dot = level == CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
+  Product product{&kernels->f32, kernels->round_row, rounding, nullptr, nullptr, w.k};
+  if (w.inputs == Inputs::kInt8) {
+    product.int8 = portable ? int8_kernels_portable() : avx2 ? int8_kernels_avx2() : int8_kernels_avx512();
+  } else if (w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8) {
+    product.weight_only = portable ? weight_only_portable()
+                          : avx2   ? weight_only_avx2()
+                          : dot    ? weight_only_avx512bf16()
+                                   : weight_only_avx512();
+    product.tiles = product.weight_only->wide;
+  } else if (w.dtype == DType::kF16) {
+    product.tiles = &kernels->f16;
+  } else if (w.dtype == DType::kBf16) {
     product.tiles = dot ? dot_tiles_avx512bf16() : &kernels->bf16;
   }
   return product;
@@ -73,6 +84,13 @@ int64_t block_words(int64_t rows, int64_t k) {
   return rows * div_up(k, kBlockSteps) * kRowWords;
 }
 
+int64_t int8_scale_at(int64_t k) {
+  return div_up(k, 64) * 64;
+}
+int64_t int8_row_bytes(int64_t k) {
+  return int8_scale_at(k) + 64;  // an odd number of cache lines for the usual k
+}
+
 void pack_row(const Product& product, const float* in, int64_t k0, int64_t count, float* block, int64_t rows,
               int64_t row) {
   const int64_t per_word = product.tiles->pairs ? 2 : 1;
@@ -80,23 +98,58 @@ void pack_row(const Product& product, const float* in, int64_t k0, int64_t count
   for (int64_t k = k0; k < k0 + count;) {
     const int64_t end = std::min(k0 + count, (k / block_k + 1) * block_k);
     float* to = block + (k / block_k * rows + row) * kRowWords + k % block_k / per_word;
+    // Quads of 8-bit weights end in zeros, which must not meet whatever lies behind the row.
+    const int64_t padding =
+        product.weight_only && end == product.k ? (4 - end % 4) % 4 : (end - k) % per_word;
     if (product.tiles->pairs) {
       auto* pairs = reinterpret_cast<bf16_t*>(to);
       f32_to_bf16(in + (k - k0), pairs, static_cast<size_t>(end - k));
-      if ((end - k) % 2 != 0) pairs[end - k] = {0};
-    } else if (product.rounding == Rounding::kNone) {
-      std::memcpy(to, in + (k - k0), static_cast<size_t>(end - k) * sizeof(float));
+      std::fill_n(pairs + (end - k), padding, bf16_t{0});
     } else {
-      product.round_row(product.rounding, in + (k - k0), end - k, to);
+      if (product.rounding == Rounding::kNone) {
+        std::memcpy(to, in + (k - k0), static_cast<size_t>(end - k) * sizeof(float));
+      } else {
+        product.round_row(product.rounding, in + (k - k0), end - k, to);
+      }
+      std::fill_n(to + (end - k), padding, 0.0f);
     }
     k = end;
   }
 }
 
+void pack_whole_row(const Product& product, const float* in, float* block, int64_t rows, int64_t row) {
+  if (product.int8) {
+    std::byte* out = reinterpret_cast<std::byte*>(block) + row * int8_row_bytes(product.k);
+    product.int8->quantise_row(in, product.k, out);
+  } else {
+    pack_row(product, in, 0, product.k, block, rows, row);
+  }
+}
+
+void prefetch_panels(const std::byte* first, int64_t panel_bytes, int64_t count) {
+  for (int64_t p = 0; p < count; ++p) {
+    for (int64_t i = 0; i < std::min<int64_t>(1024, panel_bytes); i += 64) {
+      __builtin_prefetch(first + p * panel_bytes + i, 0, 2);
+    }
+  }
+}
+
+Strips::Strips(int64_t rows, int64_t max_rows)
+    : count(div_up(rows, max_rows)), low(rows / count), taller(rows % count) {}
+
 void multiply_block(const Product& product, const float* block, int64_t rows, int64_t row0, int64_t row1,
                     const PackedView& w, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
                     Accumulate accumulate) {
   if (row0 >= row1 || panel0 >= panel1) return;
+  if (product.int8) {
+    multiply_int8(product, reinterpret_cast<const std::byte*>(block), int8_row_bytes(w.k), row0, row1, w,
+                  panel0, panel1, c, ldc, accumulate);
+    return;
+  }
+  if (product.weight_only) {
+    multiply_weight_only(product, block, rows, row0, row1, w, panel0, panel1, c, ldc, accumulate);
+    return;
+  }
   const TileSet& tiles = *product.tiles;
   const int64_t steps = tiles.pairs ? (w.k + 1) / 2 : w.k;
   const auto element = static_cast<int64_t>(dtype_bytes(w.dtype));
@@ -109,13 +162,10 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
                 w.n,
                 c - row0 * ldc - panel0 * kPanelColumns,
                 ldc};
-  // Strips of nearly one height: 16 rows are 8 + 8, not 12 + 4.
-  const int64_t strips = div_up(row1 - row0, tiles.max_rows);
-  const int64_t low = (row1 - row0) / strips;
-  const int64_t taller = (row1 - row0) % strips;
-  const int most = static_cast<int>(low + (taller > 0 ? 1 : 0));
+  const Strips strips(row1 - row0, tiles.max_rows);
+  const int most = strips.most();
   const bool start = accumulate == Accumulate::kYes;
-  if (strips == 1) {
+  if (strips.count == 1) {
     // Few rows: bound by memory. Each group of panels is one run from its first byte to its last.
     for (int64_t p = panel0; p < panel1;) {
       const int panels = widest(tiles, most, panel1 - p);
@@ -135,8 +185,8 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
     for (int64_t p = panel0; p < panel1;) {
       const int panels = widest(tiles, most, panel1 - p);
       int64_t row = row0;
-      for (int64_t i = 0; i < strips; ++i) {
-        const int height = static_cast<int>(low + (i < taller ? 1 : 0));
+      for (int64_t i = 0; i < strips.count; ++i) {
+        const int height = strips.height(i);
         run_tile(job, row, height, p, panels, s, end, start || s > 0);
         row += height;
       }

@@ -57,6 +57,54 @@ struct GemmKernels {
   void (*round_row)(Rounding rounding, const float* in, int64_t count, float* out);
 };
 
+/// c [rows, columns] (+)= sums [rows, 16 · panels] · scale of the column; panel p's 16 scales lie at
+/// scales + p · panel_stride (bytes).
+struct ScaledSums {
+  const float* sums;
+  int rows, panels;
+  int64_t columns;  // ≤ 16 · panels
+  const std::byte* scales;
+  int64_t panel_stride;
+  float* c;
+  int64_t ldc;
+  bool load_c;
+};
+
+/// 8-bit weights multiplied as floats. The tiles read quads (packed.h) and widen them in registers, which
+/// pays for few rows; widen() does it once for many, into panels of the type that `wide` multiplies. Both
+/// give the bare sums of a piece of k within one scale; add_scaled() brings them to c.
+struct WeightOnlyKernels {
+  TileSet f8, i8;
+  const TileSet* wide;
+  /// `quads` quads of one panel → floats [4 · quads][16], or pairs of bf16 [2 · quads][16].
+  void (*widen_f8)(int64_t quads, const std::byte* w, std::byte* out);
+  void (*widen_i8)(int64_t quads, const std::byte* w, std::byte* out);
+  void (*add_scaled)(const ScaledSums& s);
+};
+
+/// int8 · int8, exact. c [rows, 16 · panels] (+)= (float(Σ a·w) · scale of a's row) · scale of the column.
+/// a: rows of `quads` quads, a_stride bytes apart, each one's scale (f32) scale_at bytes after its begin;
+/// w: whole panels.
+using Int8TileFn = void (*)(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+                            const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c);
+
+struct Int8Kernels {
+  int max_rows;
+  Int8TileFn tile[kMaxTileRows][3];  // as in TileSet
+  /// in[count] → the tiles' form of int8: count bytes, zeros up to a multiple of 64, the scale (f32).
+  /// out may be where in is. A row with NaN or infinity gets a NaN or infinite scale.
+  void (*quantise_row)(const float* in, int64_t count, std::byte* out);
+};
+
+const WeightOnlyKernels* weight_only_portable();
+const WeightOnlyKernels* weight_only_avx2();
+const WeightOnlyKernels* weight_only_avx512();
+/// With inputs rounded to bf16: 8-bit weights are bf16 exactly, so vdpbf16ps multiplies them.
+const WeightOnlyKernels* weight_only_avx512bf16();
+const Int8Kernels* int8_kernels_portable();
+const Int8Kernels* int8_kernels_avx2();
+const Int8Kernels* int8_kernels_avx512();
+
 const GemmKernels* gemm_kernels_portable();
 const GemmKernels* gemm_kernels_avx2();
 const GemmKernels* gemm_kernels_avx512();

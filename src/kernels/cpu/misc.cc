@@ -10,6 +10,12 @@ void add_rows(const KernelContext& cx, ConstRows x, Rows out) {
   for_rows(cx, x.rows, x.cols, [&](int64_t r) { kernels.add(x.row(r), out.row(r), x.cols); });
 }
 
+void add_bias(const KernelContext& cx, std::span<const float> bias, Rows out) {
+  DUET_CHECK(static_cast<int64_t>(bias.size()) == out.cols);
+  const RowKernels& kernels = row_kernels(cx.level);
+  for_rows(cx, out.rows, out.cols, [&](int64_t r) { kernels.add(bias.data(), out.row(r), out.cols); });
+}
+
 int64_t argmax(const KernelContext& cx, std::span<const float> values) {
   const float best = row_kernels(cx.level).max(values.data(), static_cast<int64_t>(values.size()));
   // -infinity is also what max says when there is nothing but NaN; then no element equals it.

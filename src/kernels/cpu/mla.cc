@@ -5,19 +5,6 @@
 
 namespace duet {
 
-namespace {
-
-/// Rows [first, first + rows) of a weight.
-WeightView row_range(const WeightView& w, int64_t first, int64_t rows) {
-  WeightView part = w;
-  part.data = static_cast<const std::byte*>(w.data) +
-              first * w.row_stride * static_cast<int64_t>(dtype_bytes(w.dtype));
-  part.rows = rows;
-  return part;
-}
-
-}  // namespace
-
 MlaWeights pack_mla(const MlaShape& shape, const WeightView& kv_b, DType dtype) {
   const int64_t per_head = shape.nope + shape.v;
   DUET_CHECK(kv_b.rows == shape.heads * per_head && kv_b.cols == shape.lora);
@@ -32,52 +19,31 @@ MlaWeights pack_mla(const MlaShape& shape, const WeightView& kv_b, DType dtype) 
   }
   w.kv_b = PackedMatrix(parts, dtype);
   for (int h = 0; h < shape.heads; ++h) {
-    WeightView uk = row_range(kv_b, h * per_head, shape.nope);
-    std::swap(uk.rows, uk.cols);
-    std::swap(uk.row_stride, uk.col_stride);
-    w.w_uk.emplace_back(uk, dtype);
+    w.w_uk.emplace_back(transposed(row_range(kv_b, h * per_head, shape.nope)), dtype);
     w.w_uv.emplace_back(row_range(kv_b, h * per_head + shape.nope, shape.v), dtype);
   }
   return w;
 }
 
 void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows latent, ConstRows k_rope,
-                  std::span<const int64_t> slots, const LatentCache& cache) {
+                  std::span<const int64_t> slots, const PagedCache& cache) {
   DUET_CHECK(latent.cols == shape.lora && k_rope.cols == shape.rope && latent.rows == k_rope.rows &&
              static_cast<int64_t>(slots.size()) == latent.rows);
   const RowKernels& kernels = row_kernels(cx.level);
   const auto element = static_cast<int64_t>(dtype_bytes(cache.dtype));
   const int64_t width = shape.lora + shape.rope;
-  const auto put = [&](const float* from, int64_t n, std::byte* to) {
-    // Rounded twice where the types differ, as the contract says: a value that the products would
-    // round anyway must not depend on the cache's type.
-    constexpr int64_t kPiece = 256;
-    float piece[kPiece];
-    for (int64_t i = 0; i < n; i += kPiece) {
-      const int64_t count = std::min(kPiece, n - i);
-      const float* source = from + i;
-      if (cx.rounding == Rounding::kF16) {
-        std::copy_n(source, count, piece);
-        kernels.round_f16(piece, count);
-        source = piece;
-      } else if (cx.rounding == Rounding::kBf16 && cache.dtype != DType::kBf16) {
-        for (int64_t j = 0; j < count; ++j) piece[j] = round_to(source[j], Rounding::kBf16);
-        source = piece;
-      }
-      convert_from_f32(source, cache.dtype, to + i * element, static_cast<size_t>(count));
-    }
-  };
   for (int64_t r = 0; r < latent.rows; ++r) {
     const int64_t slot = slots[static_cast<size_t>(r)];
     DUET_CHECK(slot >= 0);
     std::byte* to = static_cast<std::byte*>(cache.data) + slot * width * element;
-    put(latent.row(r), shape.lora, to);
-    put(k_rope.row(r), shape.rope, to + shape.lora * element);
+    attention::store_rounded(kernels, cx.rounding, latent.row(r), shape.lora, cache.dtype, to);
+    attention::store_rounded(kernels, cx.rounding, k_rope.row(r), shape.rope, cache.dtype,
+                             to + shape.lora * element);
   }
 }
 
 void mla_attention(const KernelContext& cx, const MlaShape& shape, const MlaWeights& w, ConstRows q,
-                   const LatentCache& cache, std::span<const AttentionSpan> spans, Rows out) {
+                   const PagedCache& cache, std::span<const AttentionSpan> spans, Rows out) {
   if (shape.heads == 0 || spans.empty()) return;
   DUET_CHECK(q.cols == int64_t{shape.heads} * (shape.nope + shape.rope) &&
              out.cols == int64_t{shape.heads} * shape.v && cache.block_size > 0 && cx.scratch);

@@ -87,15 +87,10 @@ Shared carve_shared(const MlaShape& s, int threads, Carver& c) {
 
 template <typename Body>
 void for_items(const Job& job, const Shared& g, int64_t items, const Body& body) {
-  const auto run = [&](int item, int thread) {
+  attention::for_items(job.cx, items, [&](int item, int thread) {
     Carver carver(g.threads + static_cast<size_t>(thread) * g.per_thread);
     body(item, carve_thread(job.shape, carver));
-  };
-  if (job.cx.pool) {
-    job.cx.pool->parallel_for(static_cast<int>(items), [&run](int item, int thread) { run(item, thread); });
-  } else {
-    for (int item = 0; item < items; ++item) run(item, 0);
-  }
+  });
 }
 
 /// query[i][head] = (q_nope · w_uk, q_rope) for the tokens of the batch.
@@ -123,28 +118,32 @@ void pack_latents(const Job& job, const Token& token, int64_t first, int64_t key
   const int64_t width = job.width();
   const DType type = tile_dtype(job.cx.rounding);
   if (job.cache.dtype != type || job.cx.rounding == Rounding::kF16 || (type == DType::kBf16 && width % 2)) {
-    load_rows(job, token.table, first, keys, t.latent);
-    pack_keys(job, t.latent, width, s.lora, t.latent + s.lora, width, s.rope, keys, t.temp, t.keys);
-    pack_values(job, t.latent, width, s.lora, keys, t.temp, t.values);
+    attention::load_rows(job.rows, job.cache_rows(), token.table, first, keys, t.latent);
+    attention::pack_keys(job.rows, job.cx.rounding, t.latent, width, s.lora, t.latent + s.lora, width, s.rope,
+                         keys, t.temp, t.keys);
+    attention::pack_values(job.rows, job.cx.rounding, t.latent, width, s.lora, keys, t.temp, t.values);
     return;
   }
   // The usual case: the cache holds just what the product reads.
-  copy_rows(job, token.table, first, keys, t.latent);
+  attention::copy_rows(job.cache_rows(), token.table, first, keys, t.latent);
   const int64_t units = type == DType::kBf16 ? width / 2 : width;
   const auto* rows = reinterpret_cast<const uint32_t*>(t.latent);
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
     // The next tile comes to L2 while this one is multiplied; a whole tile at once would fill the
     // queues of the core and stall it.
     const int64_t next = first + kTile + key;
-    if (next < end) prefetch_rows(job, token.table, next, std::min(kPanelColumns, end - next));
+    if (next < end)
+      attention::prefetch_rows(job.cache_rows(), token.table, next, std::min(kPanelColumns, end - next));
     job.rows.pack_columns(rows + key * units, units, std::min(kPanelColumns, keys - key), units,
                           reinterpret_cast<uint32_t*>(t.keys) + key * units);
   }
   if (type == DType::kBf16) {
     job.rows.pack_rows_bf16(reinterpret_cast<const uint16_t*>(t.latent), width, keys, s.lora,
-                            reinterpret_cast<uint16_t*>(t.values));
+                            reinterpret_cast<uint16_t*>(t.values),
+                            attention::value_panel(Rounding::kBf16, keys));
   } else {
-    job.rows.pack_rows_f32(t.latent, width, keys, s.lora, reinterpret_cast<float*>(t.values));
+    job.rows.pack_rows_f32(t.latent, width, keys, s.lora, reinterpret_cast<float*>(t.values),
+                           attention::value_panel(Rounding::kNone, keys));
   }
 }
 
@@ -199,13 +198,7 @@ void merge(const Job& job, const Partial& state, const Partial& later, int64_t h
     std::copy_n(from, lora, out);
     return;
   }
-  const float top = std::max(state.max[h], later.max[h]);
-  const float shifts[2] = {state.max[h] - top, later.max[h] - top};
-  float factor[2];
-  job.rows.exp(shifts, 0.0f, 2, factor);
-  state.sum[h] = state.sum[h] * factor[0] + later.sum[h] * factor[1];
-  state.max[h] = top;
-  job.rows.blend(from, factor[1], factor[0], lora, out);
+  attention::join_softmax(job.rows, state.max[h], state.sum[h], out, later.max[h], later.sum[h], from, lora);
 }
 
 /// out[token][head] = (state / sum) · w_uv.

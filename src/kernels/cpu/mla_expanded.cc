@@ -3,8 +3,6 @@
 // one expansion (2 · lora · (nope + v) operations a key, worth about 400 rows of scores and
 // values) serves every row of the block. The output accumulates in `out` itself, so a block may
 // be long while the scratch only holds a maximum and a sum per row.
-#include <cmath>
-
 #include "kernels/cpu/mla_tile.h"
 
 namespace duet::mla {
@@ -107,8 +105,9 @@ Block find_block(const Job& job, const Cut& cut, int64_t item) {
 void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t) {
   const int64_t columns = expanded_columns(job.shape);
   for (int64_t c = 0; c < keys; c += kChunk) {
-    pack_values(job, t.expanded + c * columns + job.shape.nope, columns, job.shape.v,
-                std::min(kChunk, keys - c), t.temp, t.values + c / kChunk * t.value_bytes);
+    attention::pack_values(job.rows, job.cx.rounding, t.expanded + c * columns + job.shape.nope, columns,
+                           job.shape.v, std::min(kChunk, keys - c), t.temp,
+                           t.values + c / kChunk * t.value_bytes);
   }
 }
 
@@ -116,27 +115,18 @@ void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t) {
 void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t) {
   const MlaShape& s = job.shape;
   const int64_t columns = expanded_columns(s);
-  const PackedView whole = job.weights.kv_b.view();
-  PackedView w = whole;
-  w.data = static_cast<const std::byte*>(whole.data) + packed_bytes(head * columns, whole.k, whole.dtype);
-  w.n = columns;
+  const PackedView w = job.weights.kv_b.view().from_panel(head * columns / kPanelColumns, columns);
   gemm_single(job.cx.level, job.cx.rounding, {t.latent, keys, s.lora, job.width()}, w,
               {t.expanded, keys, columns}, Accumulate::kNo, t.gemm);
-  pack_keys(job, t.expanded, columns, s.nope, t.latent + s.lora, job.width(), s.rope, keys, t.temp, t.keys);
+  attention::pack_keys(job.rows, job.cx.rounding, t.expanded, columns, s.nope, t.latent + s.lora, job.width(),
+                       s.rope, keys, t.temp, t.keys);
   pack_value_chunks(job, keys, t);
 }
 
-/// Whether some expanded value of the tile is, or will be once rounded, not finite. Then 0 · value
-/// is not 0, and a row must not even multiply keys that it does not see.
+/// See attention::any_spoilt.
 bool has_spoilt_values(const Job& job, int64_t keys, const Scratch& t) {
-  // f16's largest value, and the largest f32 that rounds to a finite bf16.
-  const float limit = job.cx.rounding == Rounding::kF16 ? 65504.0f : 3.3895e38f;
-  bool spoilt = false;
-  for (int64_t key = 0; key < keys; ++key) {
-    const float* row = t.expanded + key * expanded_columns(job.shape) + job.shape.nope;
-    for (int64_t d = 0; d < job.shape.v; ++d) spoilt |= !(std::abs(row[d]) <= limit);
-  }
-  return spoilt;
+  const int64_t columns = expanded_columns(job.shape);
+  return attention::any_spoilt(job.cx.rounding, t.expanded + job.shape.nope, columns, job.shape.v, keys);
 }
 
 /// One tile for rows [r, r + rows) of the block: scores, softmax, values; `keys` are multiplied,
@@ -202,7 +192,7 @@ void run_block(const Job& job, const Block& block, const Scratch& t) {
   const int64_t end = block.position + block.rows;  // keys beyond are nobody's business here
   for (int64_t first = 0; first < end; first += kTile) {
     const int64_t keys = std::min(kTile, end - first);
-    load_rows(job, block.table, first, keys, t.latent);
+    attention::load_rows(job.rows, job.cache_rows(), block.table, first, keys, t.latent);
     for (int64_t h = 0; h < block.heads; ++h) {
       expand_head(job, block.head + h, keys, t);
       attend_tile(job, block, h, first, keys, t);
@@ -237,15 +227,10 @@ void run_expanded(const Job& job, std::byte* scratch) {
       items += (span.rows + cut.row_block - 1) / cut.row_block * cut.groups;
   }
   const size_t per_thread = expanded_bytes(job.shape, 1);
-  const auto body = [&](int item, int thread) {
+  attention::for_items(job.cx, items, [&](int item, int thread) {
     Carver carver(scratch + static_cast<size_t>(thread) * per_thread);
     run_block(job, find_block(job, cut, item), carve(job.shape, carver));
-  };
-  if (job.cx.pool) {
-    job.cx.pool->parallel_for(static_cast<int>(items), [&body](int item, int thread) { body(item, thread); });
-  } else {
-    for (int item = 0; item < items; ++item) body(item, 0);
-  }
+  });
 }
 
 }  // namespace duet::mla

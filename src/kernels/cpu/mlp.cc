@@ -10,18 +10,14 @@ namespace {
 
 constexpr int64_t kChunkRows = gemm_detail::kBlockRows;
 
-/// Rows [first, first + count) of a matrix.
-WeightView row_range(const WeightView& v, int64_t first, int64_t count) {
-  WeightView part = v;
-  const int64_t offset = first * v.row_stride * static_cast<int64_t>(dtype_bytes(v.dtype));
-  part.data = static_cast<const std::byte*>(v.data) + offset;
-  part.rows = count;
-  return part;
-}
-
 }  // namespace
 
-MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightView& down, DType dtype) {
+MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightView& down, PackAs as) {
+  return pack_mlp(gate, up, down, as, as);
+}
+
+MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightView& down, PackAs gate_up_as,
+                    PackAs down_as) {
   DUET_CHECK(gate.rows == up.rows && gate.cols == up.cols && down.cols == gate.rows &&
              down.rows == gate.cols);
   MlpWeights w;
@@ -34,14 +30,14 @@ MlpWeights pack_mlp(const WeightView& gate, const WeightView& up, const WeightVi
   std::vector<WeightView> parts;
   for (int64_t i = 0; i < w.intermediate; i += kPanelColumns) {
     const int64_t count = std::min(kPanelColumns, w.intermediate - i);
-    const WeightView fill{&kZero, DType::kF32, kPanelColumns - count, gate.cols, 0, 0};
+    const WeightView fill{&kZero, DType::kF32, kPanelColumns - count, gate.cols, 0, 0, {}};
     parts.push_back(row_range(gate, i, count));
     parts.push_back(fill);
     parts.push_back(row_range(up, i, count));
     parts.push_back(fill);
   }
-  w.gate_up = PackedMatrix(parts, dtype);
-  w.down = PackedMatrix(down, dtype);
+  w.gate_up = PackedMatrix(parts, gate_up_as);
+  w.down = PackedMatrix(down, down_as);
   return w;
 }
 

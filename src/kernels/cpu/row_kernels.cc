@@ -20,6 +20,7 @@ void f16_to_f32_portable(const uint16_t* x, int64_t n, float* out) {
 const RowKernels kRowKernelsPortable = {
     .rms_norm = rms_norm_row,
     .rope = rope_row,
+    .rope_halves = rope_halves_row,
     .add = add_row,
     .scale = scale_row,
     .blend = blend_row,

@@ -28,6 +28,8 @@ struct RowKernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   /// Pairs (2j, 2j+1) of x rotated by cos[j], sin[j], j < half.
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
+  /// The same for pairs (j, j + half).
+  void (*rope_halves)(float* x, const float* cos, const float* sin, int64_t half);
   void (*add)(const float* x, float* out, int64_t n);
   /// out = x · factor + 0: a zero comes out positive, so the sign of an underflow can't show.
   void (*scale)(const float* x, float factor, int64_t n, float* out);
@@ -45,9 +47,11 @@ struct RowKernels {
   /// One panel (packed.h) of up to 16 rows of 32-bit units: out[u · 16 + r] = rows[r · stride + u],
   /// zero for r ≥ count. A unit is one f32, or two neighbouring bf16.
   void (*pack_columns)(const uint32_t* rows, int64_t stride, int64_t count, int64_t units, uint32_t* out);
-  /// Panels whose output columns run along the rows: [k, n] row-major → packed [n, k].
-  void (*pack_rows_f32)(const float* rows, int64_t stride, int64_t k, int64_t n, float* out);
-  void (*pack_rows_bf16)(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* out);
+  /// Panels whose output columns run along the rows: [k, n] row-major → packed [n, k], or the k of a larger
+  /// one. `panel`: elements of `out` from one panel to the next, at least those of k.
+  void (*pack_rows_f32)(const float* rows, int64_t stride, int64_t k, int64_t n, float* out, int64_t panel);
+  void (*pack_rows_bf16)(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* out,
+                         int64_t panel);
 };
 
 const RowKernels& row_kernels(CpuLevel level);

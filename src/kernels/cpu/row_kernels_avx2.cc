@@ -8,6 +8,7 @@ namespace duet {
 const RowKernels kRowKernelsAvx2 = {
     .rms_norm = rms_norm_row,
     .rope = rope_row,
+    .rope_halves = rope_halves_row,
     .add = add_row,
     .scale = scale_row,
     .blend = blend_row,

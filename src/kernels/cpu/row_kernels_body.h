@@ -55,6 +55,22 @@ void rope_row(float* x, const float* cos, const float* sin, int64_t half) {
   }
 }
 
+void rope_halves_row(float* x, const float* cos, const float* sin, int64_t half) {
+  float* low = x;
+  float* high = x + half;
+  int64_t j = 0;
+  for (; j + kLanes <= half; j += kLanes) {
+    const Lanes a = load(low + j), b = load(high + j), c = load(cos + j), s = load(sin + j);
+    store(a * c - b * s, low + j);
+    store(b * c + a * s, high + j);
+  }
+  for (; j < half; ++j) {
+    const float a = low[j], b = high[j];
+    low[j] = a * cos[j] - b * sin[j];
+    high[j] = b * cos[j] + a * sin[j];
+  }
+}
+
 void add_row(const float* x, float* out, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(load(out + i) + load(x + i), out + i);
@@ -231,9 +247,11 @@ void pack_columns_block(const uint32_t* rows, int64_t stride, int64_t count, int
   }
 }
 
-void pack_rows_f32_block(const float* rows, int64_t stride, int64_t k, int64_t n, float* out) {
-  for (int64_t first = 0; first < n; first += kLanes) {
+void pack_rows_f32_block(const float* rows, int64_t stride, int64_t k, int64_t n, float* packed,
+                         int64_t panel) {
+  for (int64_t first = 0; first < n; first += kLanes, packed += panel) {
     const int64_t count = n - first < kLanes ? n - first : kLanes;
+    float* out = packed;
     for (int64_t i = 0; i < k; ++i, out += kLanes) {
       const float* row = rows + i * stride + first;
       if (count == kLanes) {
@@ -245,9 +263,11 @@ void pack_rows_f32_block(const float* rows, int64_t stride, int64_t k, int64_t n
   }
 }
 
-void pack_rows_bf16_block(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* out) {
-  for (int64_t first = 0; first < n; first += kLanes) {
+void pack_rows_bf16_block(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* packed,
+                          int64_t panel) {
+  for (int64_t first = 0; first < n; first += kLanes, packed += panel) {
     const int64_t count = n - first < kLanes ? n - first : kLanes;
+    uint16_t* out = packed;
     for (int64_t i = 0; i < k; i += 2, out += 2 * kLanes) {
       const uint16_t* even = rows + i * stride + first;
       const bool odd_end = i + 1 == k;

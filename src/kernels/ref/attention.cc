@@ -14,20 +14,58 @@ double weight_at(const WeightView& w, int64_t n, int64_t k) {
   return static_cast<double>(value);
 }
 
-double cache_at(const LatentCache& cache, const AttentionSpan& span, int64_t width, int64_t position,
+double cache_element(const PagedCache& cache, int64_t index) {
+  float value = 0.0f;
+  const auto* base = static_cast<const std::byte*>(cache.data);
+  convert_to_f32(base + index * static_cast<int64_t>(dtype_bytes(cache.dtype)), cache.dtype, &value, 1);
+  return static_cast<double>(value);
+}
+
+double cache_at(const PagedCache& cache, const AttentionSpan& span, int64_t width, int64_t position,
                 int64_t column) {
   const int64_t slot =
       int64_t{span.block_table[position / cache.block_size]} * cache.block_size + position % cache.block_size;
-  float value = 0.0f;
-  const auto* base = static_cast<const std::byte*>(cache.data);
-  convert_to_f32(base + (slot * width + column) * static_cast<int64_t>(dtype_bytes(cache.dtype)), cache.dtype,
-                 &value, 1);
-  return static_cast<double>(value);
+  return cache_element(cache, slot * width + column);
+}
+
+/// Index of a kv head's key at a slot; its value follows.
+int64_t kv_index(const GqaShape& shape, const PagedCache& cache, int64_t block, int64_t inside,
+                 int64_t head) {
+  return ((block * shape.kv_heads + head) * cache.block_size + inside) * 2 * shape.head_dim;
+}
+
+void store(const PagedCache& cache, int64_t index, float plain, Rounding rounding) {
+  const float rounded = round_to(plain, rounding);
+  convert_from_f32(
+      &rounded, cache.dtype,
+      static_cast<std::byte*>(cache.data) + index * static_cast<int64_t>(dtype_bytes(cache.dtype)), 1);
+}
+
+/// Softmax(scale · query · keysᵀ) · values over the first `seen` of both, [·, k] and [·, v].
+void attend(const float* query, const std::vector<double>& keys, const std::vector<double>& values,
+            int64_t seen, int64_t k, int64_t v, float scale, float* out) {
+  std::vector<double> score(static_cast<size_t>(seen));
+  double peak = -INFINITY;
+  for (int64_t p = 0; p < seen; ++p) {
+    double dot = 0.0;
+    for (int64_t d = 0; d < k; ++d)
+      dot += static_cast<double>(query[d]) * keys[static_cast<size_t>(p * k + d)];
+    score[static_cast<size_t>(p)] = dot * static_cast<double>(scale);
+    peak = std::max(peak, score[static_cast<size_t>(p)]);
+  }
+  double total = 0.0;
+  for (double& s : score) total += s = std::exp(s - peak);
+  for (int64_t d = 0; d < v; ++d) {
+    double sum = 0.0;
+    for (int64_t p = 0; p < seen; ++p)
+      sum += score[static_cast<size_t>(p)] * values[static_cast<size_t>(p * v + d)];
+    out[d] = static_cast<float>(sum / total);
+  }
 }
 
 }  // namespace
 
-void mla_attention(const MlaShape& shape, const WeightView& kv_b, ConstRows q, const LatentCache& cache,
+void mla_attention(const MlaShape& shape, const WeightView& kv_b, ConstRows q, const PagedCache& cache,
                    std::span<const AttentionSpan> spans, Rows out) {
   const int64_t width = shape.lora + shape.rope, per_head = shape.nope + shape.v,
                 q_head = shape.nope + shape.rope;
@@ -48,43 +86,54 @@ void mla_attention(const MlaShape& shape, const WeightView& kv_b, ConstRows q, c
           keys.push_back(cache_at(cache, span, width, p, shape.lora + d));
       }
       for (int64_t i = 0; i < span.rows; ++i) {
-        const float* query = q.row(span.first_row + i) + h * q_head;
-        const int64_t seen = span.start_position + i + 1;
-        std::vector<double> score(static_cast<size_t>(seen));
-        double peak = -INFINITY;
-        for (int64_t p = 0; p < seen; ++p) {
-          double dot = 0.0;
-          for (int64_t d = 0; d < q_head; ++d) {
-            dot += static_cast<double>(query[d]) * keys[static_cast<size_t>(p * q_head + d)];
-          }
-          score[static_cast<size_t>(p)] = dot * static_cast<double>(shape.scale);
-          peak = std::max(peak, score[static_cast<size_t>(p)]);
-        }
-        double total = 0.0;
-        for (double& s : score) total += s = std::exp(s - peak);
-        for (int64_t d = 0; d < shape.v; ++d) {
-          double sum = 0.0;
-          for (int64_t p = 0; p < seen; ++p) {
-            sum += score[static_cast<size_t>(p)] * values[static_cast<size_t>(p * shape.v + d)];
-          }
-          out.row(span.first_row + i)[h * shape.v + d] = static_cast<float>(sum / total);
-        }
+        attend(q.row(span.first_row + i) + h * q_head, keys, values, span.start_position + i + 1, q_head,
+               shape.v, shape.scale, out.row(span.first_row + i) + h * shape.v);
       }
     }
   }
 }
 
 void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows latent, ConstRows k_rope,
-                  std::span<const int64_t> slots, const LatentCache& cache) {
+                  std::span<const int64_t> slots, const PagedCache& cache) {
   const int64_t width = shape.lora + shape.rope;
   for (int64_t r = 0; r < latent.rows; ++r) {
     for (int64_t c = 0; c < width; ++c) {
       const float plain = c < shape.lora ? latent.row(r)[c] : k_rope.row(r)[c - shape.lora];
-      const float rounded = round_to(plain, cx.rounding);
-      const int64_t at = slots[static_cast<size_t>(r)] * width + c;
-      convert_from_f32(
-          &rounded, cache.dtype,
-          static_cast<std::byte*>(cache.data) + at * static_cast<int64_t>(dtype_bytes(cache.dtype)), 1);
+      store(cache, slots[static_cast<size_t>(r)] * width + c, plain, cx.rounding);
+    }
+  }
+}
+
+void gqa_attention(const GqaShape& shape, ConstRows q, const PagedCache& cache,
+                   std::span<const AttentionSpan> spans, Rows out) {
+  const int64_t hd = shape.head_dim, bs = cache.block_size;
+  for (const AttentionSpan& span : spans) {
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      std::vector<double> keys, values;
+      for (int64_t p = 0; p < span.start_position + span.rows; ++p) {
+        const int64_t at = kv_index(shape, cache, span.block_table[p / bs], p % bs, h / shape.group());
+        for (int64_t d = 0; d < hd; ++d) {
+          keys.push_back(cache_element(cache, at + d));
+          values.push_back(cache_element(cache, at + hd + d));
+        }
+      }
+      for (int64_t i = 0; i < span.rows; ++i) {
+        attend(q.row(span.first_row + i) + h * hd, keys, values, span.start_position + i + 1, hd, hd,
+               shape.scale, out.row(span.first_row + i) + h * hd);
+      }
+    }
+  }
+}
+
+void write_kv(const KernelContext& cx, const GqaShape& shape, ConstRows k, ConstRows v,
+              std::span<const int64_t> slots, const PagedCache& cache) {
+  const int64_t hd = shape.head_dim, bs = cache.block_size;
+  for (int64_t r = 0; r < k.rows; ++r) {
+    const int64_t slot = slots[static_cast<size_t>(r)];
+    for (int64_t c = 0; c < k.cols; ++c) {
+      const int64_t at = kv_index(shape, cache, slot / bs, slot % bs, c / hd) + c % hd;
+      store(cache, at, k.row(r)[c], cx.rounding);
+      store(cache, at + hd, v.row(r)[c], cx.rounding);
     }
   }
 }

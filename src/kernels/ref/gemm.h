@@ -7,11 +7,15 @@
 
 namespace duet::ref {
 
-/// Element (n, k) after the rounding that packing as `dtype` does.
+/// Element (n, k) after the rounding that packing as `dtype` (a float) does.
 float weight_at(const WeightView& w, int64_t n, int64_t k, DType dtype);
+/// Row n as packed: what the elements stand for, scales multiplied in.
+std::vector<double> weight_row(const WeightView& w, int64_t n, PackAs as);
+/// A row of activations as it is multiplied: rounded, or int8 times its scale.
+std::vector<double> input_row(const float* a, int64_t k, Rounding rounding, Inputs inputs);
 
-/// c (+)= round(a) · wᵀ, w [N, K] packed as `dtype`.
-void gemm(Rounding rounding, ConstRows a, const WeightView& w, DType dtype, Rows c,
+/// c (+)= inputs(a) · wᵀ, w [N, K].
+void gemm(Rounding rounding, ConstRows a, const WeightView& w, PackAs as, Rows c,
           Accumulate accumulate = Accumulate::kNo);
 
 /// g / (1 + e^-g).
@@ -19,13 +23,13 @@ double silu(double g);
 
 /// out (+)= round(silu(gate(x)) · up(x)) · downᵀ.
 void mlp(Rounding rounding, ConstRows x, const WeightView& gate, const WeightView& up, const WeightView& down,
-         DType dtype, Rows out, Accumulate accumulate = Accumulate::kNo);
+         PackAs as, Rows out, Accumulate accumulate = Accumulate::kNo);
 
 struct ExpertViews {
   WeightView gate, up, down;
 };
 /// For each token, its experts in ascending order: out += weight · mlp_e(x).
 void experts(Rounding rounding, ConstRows x, std::span<const ExpertViews> experts, const ExpertGroups& groups,
-             DType dtype, Rows out);
+             PackAs as, Rows out);
 
 }  // namespace duet::ref

@@ -35,6 +35,29 @@ void rope_interleaved(Rows x, int heads, int64_t head_stride, int64_t offset,
   }
 }
 
+void rope_halves(Rows x, int heads, int64_t head_stride, int64_t offset, std::span<const int32_t> positions,
+                 const RopeTable& table) {
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int h = 0; h < heads; ++h) {
+      for (int j = 0; j < table.half; ++j) {
+        const auto at = static_cast<size_t>(positions[static_cast<size_t>(r)] * table.half + j);
+        const auto c = static_cast<double>(table.cos[at]), s = static_cast<double>(table.sin[at]);
+        float& low = x.row(r)[h * head_stride + offset + j];
+        float& high = x.row(r)[h * head_stride + offset + table.half + j];
+        const auto a = static_cast<double>(low), b = static_cast<double>(high);
+        low = static_cast<float>(a * c - b * s);
+        high = static_cast<float>(b * c + a * s);
+      }
+    }
+  }
+}
+
+void add_bias(std::span<const float> bias, Rows out) {
+  for (int64_t r = 0; r < out.rows; ++r) {
+    for (int64_t c = 0; c < out.cols; ++c) out.row(r)[c] += bias[static_cast<size_t>(c)];
+  }
+}
+
 namespace {
 
 /// Indices of the k largest, the lower index first among equals.

@@ -1,57 +1,35 @@
-// One rank's packed weights of a DeepSeek model. Loaded once, on the rank's own thread (first
-// touch); every matrix is sliced by DeepseekShapes before it is read.
+// DeepSeek's attention weights, and the sizes that only multi-head latent attention has.
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <unordered_set>
-#include <vector>
-
-#include "kernels/ops.h"
-#include "load/weights.h"
-#include "model/deepseek/shapes.h"
+#include "model/weights.h"
 
 namespace duet {
 
-struct AttentionWeights {
+struct DeepseekShapes : DecoderShapes {
+  DeepseekShapes(const ModelConfig& config, ExpertPath path, bool expert_parallel, int rank, int ranks);
+
+  int64_t q_lora;  // 0: none
+  MlaShape mla;
+};
+
+/// 1 / √(qk head dim), times mscale² when YaRN sets mscale_all_dim.
+float softmax_scale(const ModelConfig& config);
+
+struct MlaLayerWeights {
   std::vector<float> norm;  // input_layernorm
   PackedMatrix q_a;         // [q_lora, hidden]; empty without q_lora
   std::vector<float> q_norm;
-  PackedMatrix q_b;   // [q_width, q_lora], or q_proj [q_width, hidden]
+  PackedMatrix q_b;   // [attention.q, q_lora], or q_proj [attention.q, hidden]
   PackedMatrix kv_a;  // [lora + rope, hidden]
   std::vector<float> kv_norm;
   MlaWeights mla;
-  PackedMatrix o;  // [hidden, heads_width]: yields a partial sum
+  PackedMatrix o;  // [hidden, attention.heads]: yields a partial sum
 };
 
-struct MoeWeights {
-  PackedMatrix gate;                // [experts, hidden], read with unrounded activations
-  std::vector<float> bias;          // e_score_correction_bias; empty with softmax gates
-  std::vector<MlpWeights> experts;  // local ones
-  MlpWeights shared;
-  bool has_shared = false;
-};
-
-struct DeepseekLayer {
-  AttentionWeights attention;
-  std::vector<float> mlp_norm;  // post_attention_layernorm
-  bool moe = false;
-  MlpWeights dense;   // moe == false
-  MoeWeights routed;  // moe == true
-};
-
-struct DeepseekWeights {
-  std::unique_ptr<EmbeddingTable> embedding;  // rows are read where they lie, on every rank
-  std::vector<DeepseekLayer> layers;
-  std::vector<float> final_norm;
-  PackedMatrix head;  // [vocab_rows, hidden]
-};
-
-DeepseekWeights load_deepseek(const DeepseekConfig& config, const DeepseekShapes& shapes,
-                              const WeightSource& source, ComputeDtype dtype,
-                              const std::function<void(double)>& progress);
-
-/// Every tensor name that the model reads on any rank, for the audit of a checkpoint.
-std::unordered_set<std::string> deepseek_tensor_names(const DeepseekConfig& config);
+MlaLayerWeights load_mla(const ModelConfig& config, const DeepseekShapes& shapes, const WeightLoader& load,
+                         int64_t layer);
+int64_t mla_bytes(const ModelConfig& config, const DeepseekShapes& shapes, const WeightSizes& size,
+                  const std::string& layer);
+void add_mla_names(const ModelConfig& config, const std::string& layer, TensorNames& names);
 
 }  // namespace duet

@@ -1,17 +1,17 @@
-#include "model/deepseek/buffers.h"
+#include "model/buffers.h"
 
 #include <algorithm>
 
 namespace duet {
 
-DeepseekBufferSizes::DeepseekBufferSizes(const DeepseekShapes& s, const BatchLimits& limits)
+BufferSizes::BufferSizes(const DecoderShapes& s, const BatchLimits& limits)
     : rows(limits.max_rows),
       // A micro-batch of n rows has at most ⌈n / ranks⌉ owned ones, each for at most all ranks.
       wide_rows(limits.max_rows + int64_t{limits.max_micro_batches} * s.ranks),
       head_rows(limits.max_logits_rows),
       hidden(s.hidden),
-      q(s.q_width),
-      heads(s.heads_width),
+      q(s.attention.q),
+      heads(s.attention.heads),
       top_k(s.top_k),
       vocab_local(s.vocab_rows.size()),
       vocab(s.vocab),
@@ -20,14 +20,14 @@ DeepseekBufferSizes::DeepseekBufferSizes(const DeepseekShapes& s, const BatchLim
       all_to_all(s.all_to_all),
       root(s.rank == 0) {}
 
-int64_t DeepseekBufferSizes::bytes() const {
+int64_t BufferSizes::bytes() const {
   int64_t elements = rows * (3 * hidden + q + heads + 4 * top_k) + group_borders * micro_batches;
   elements += head_rows * (hidden + vocab_local + (root ? vocab : 0));
   if (all_to_all) elements += wide_rows * (2 * hidden + 2 * top_k) + rows * (2 * hidden + 2 * top_k);
   return elements * 4 + 32 * 64;  // every piece starts on its own 64-byte line
 }
 
-DeepseekBuffers::DeepseekBuffers(const DeepseekShapes& shapes, const BatchLimits& limits)
+DecoderBuffers::DecoderBuffers(const DecoderShapes& shapes, const BatchLimits& limits)
     : n_(shapes, limits), ranks_(shapes.ranks), arena_(static_cast<size_t>(n_.bytes())) {
   const auto floats = [&](int64_t rows, int64_t cols) {
     return arena_.take<float>(static_cast<size_t>(rows * cols));
@@ -55,10 +55,10 @@ DeepseekBuffers::DeepseekBuffers(const DeepseekShapes& shapes, const BatchLimits
   }
 }
 
-DeepseekRows DeepseekBuffers::rows_of(const MicroBatch& m, int index) const {
+DecoderRows DecoderBuffers::rows_of(const MicroBatch& m, int index) const {
   const int64_t first = m.first_row, count = m.rows;
   const auto view = [&](float* base, int64_t cols) { return Rows(base + first * cols, count, cols); };
-  DeepseekRows r;
+  DecoderRows r;
   r.x = view(x_, n_.hidden);
   r.h = view(h_, n_.hidden);
   r.part = view(part_, n_.hidden);

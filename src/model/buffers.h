@@ -6,13 +6,13 @@
 
 #include "kernels/ops.h"
 #include "model/batch.h"
-#include "model/deepseek/shapes.h"
+#include "model/shapes.h"
 
 namespace duet {
 
 /// Sizes in elements; a struct so that the memory plan and the allocation can't disagree.
-struct DeepseekBufferSizes {
-  DeepseekBufferSizes(const DeepseekShapes& shapes, const BatchLimits& limits);
+struct BufferSizes {
+  BufferSizes(const DecoderShapes& shapes, const BatchLimits& limits);
 
   int64_t rows;       // of a step
   int64_t wide_rows;  // of `send` and `back`: every owned row once per destination rank
@@ -25,11 +25,11 @@ struct DeepseekBufferSizes {
 };
 
 /// The views of one micro-batch. `own` views exist where rows have owners (all-to-all path).
-struct DeepseekRows {
+struct DecoderRows {
   Rows x;      // residual stream, float32; all-to-all: only owned rows are kept up to date
   Rows h;      // normed input of the current block
-  Rows q;      // [rows, q_width]
-  Rows heads;  // [rows, heads_width]
+  Rows q;      // [rows, attention.q]
+  Rows heads;  // [rows, attention.heads]
   Rows part;   // partial sum on its way to a reduction; all-to-all: shared experts' output, owned rows
   int32_t* expert_ids = nullptr;  // [rows, top_k]
   float* expert_weights = nullptr;
@@ -49,14 +49,14 @@ struct DeepseekRows {
   Rows logits;     // [logits rows, vocab]; rank 0
 };
 
-class DeepseekBuffers {
+class DecoderBuffers {
  public:
-  DeepseekBuffers(const DeepseekShapes& shapes, const BatchLimits& limits);
-  DeepseekRows rows_of(const MicroBatch& micro_batch, int index) const;
+  DecoderBuffers(const DecoderShapes& shapes, const BatchLimits& limits);
+  DecoderRows rows_of(const MicroBatch& micro_batch, int index) const;
   const float* logits() const { return logits_; }
 
  private:
-  DeepseekBufferSizes n_;
+  BufferSizes n_;
   int ranks_;
   mutable Arena arena_;
   float *x_, *h_, *q_, *heads_, *part_, *expert_weights_, *group_weights_;

@@ -1,0 +1,113 @@
+// duet serve: an engine behind HTTP, until a signal or the engine's failure ends it.
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/usage_error.h"
+#include "cli/verbs.h"
+#include "engine/engine.h"
+#include "engine/options.h"
+#include "serve/server.h"
+
+namespace duet {
+namespace {
+
+std::vector<std::string> origins_of(const Flags& flags) {
+  const std::string text = flags.text("allowed-origins");
+  const auto array = nlohmann::json::parse(text, nullptr, false);
+  std::vector<std::string> origins;
+  if (array.is_array()) {
+    for (const auto& origin : array) {
+      if (origin.is_string()) origins.push_back(origin.get<std::string>());
+    }
+  }
+  if (!array.is_array() || origins.size() != array.size()) {
+    throw UsageError(fmt::format("{} is \"{}\"; expected a JSON array such as [\"https://a.example\"]",
+                                 flags.shown("allowed-origins"), text));
+  }
+  return origins;
+}
+
+ServerOptions server_options(const Flags& flags) {
+  ServerOptions o;
+  o.http.host = flags.text("host");
+  o.http.port = static_cast<int>(flags.integer("port"));
+  o.http.max_connections = flags.integer("max-connections");
+  o.http.limits.max_body_bytes =
+      static_cast<size_t>(parse_bytes(flags.text("max-request-bytes"), "--max-request-bytes"));
+  o.http.tls.certificate = flags.text("ssl-certfile");
+  o.http.tls.key = flags.text("ssl-keyfile");
+  o.http.tls.client_ca = flags.text("ssl-ca-certs");
+  o.http.tls.require_client = flags.given("ssl-ca-certs");
+  o.served_names = flags.list("served-model-name");
+  if (o.served_names.empty()) o.served_names.push_back(flags.positional());
+  o.api_keys = flags.list("api-key");
+  o.allowed_origins = origins_of(flags);
+  o.allow_credentials = flags.boolean("allow-credentials");
+  o.max_waiting = flags.integer("max-waiting-requests");
+  o.limits.max_logprobs = static_cast<int>(flags.integer("max-logprobs"));
+  o.version = DUET_VERSION;
+  return o;
+}
+
+// The signals that end the server, blocked before any thread is there so that only wait() gets them.
+class EndSignals {
+ public:
+  EndSignals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, &before_);
+  }
+  ~EndSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  /// 0: none came meanwhile.
+  int wait(int milliseconds) const {
+    const timespec time{milliseconds / 1000, (milliseconds % 1000) * 1'000'000L};
+    const int signal = sigtimedwait(&set_, nullptr, &time);
+    return signal > 0 ? signal : 0;
+  }
+
+ private:
+  sigset_t set_, before_;
+};
+
+}  // namespace
+
+int verb_serve(const Flags& flags, const CliContext& context) {
+  for (const std::string& note : flags.notes()) log_info("{}", note);
+  if (place_ranks(flags).mpi)
+    throw UsageError(
+        "serve runs its ranks as threads of one process; ranks under mpirun are not supported yet");
+  LlmOptions llm = llm_options(flags);
+  llm.enable_prefix_caching = !flags.given("enable-prefix-caching") || flags.boolean("enable-prefix-caching");
+  llm.prefix_cache_prompt_only = flags.boolean("prefix-cache-prompt-only");
+  const ServerOptions options = server_options(flags);
+  const EndSignals signals;
+  ProgressView view(context);
+  const std::unique_ptr<Engine> engine = Engine::start(llm, [&](double fraction) { view.loading(fraction); });
+  view.clear();
+  Server server(*engine, options);
+  log_info("serving {} at {}://{}:{}, {} ranks, KV cache of {} tokens", options.served_names.front(),
+           options.http.tls.certificate.empty() ? "http" : "https", options.http.host, server.port(),
+           llm.tensor_parallel_size, engine->info().kv_blocks * engine->info().block_size);
+  while (server.failure().empty()) {
+    const int signal = signals.wait(100);
+    if (signal == 0) continue;
+    log_info("ending: requests under way have {} s", flags.text("shutdown-timeout"));
+    server.shut_down(flags.number("shutdown-timeout"));
+    return kExitOk;
+  }
+  context.err << fmt::format("duet serve: the engine has failed: {}\n", server.failure()) << std::flush;
+  server.shut_down(1);  // the requests have their errors; let them arrive
+  return kExitError;
+}
+
+}  // namespace duet

@@ -1,0 +1,233 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/gemm_kernels.h"
+
+// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Without VNNI, int8 · int8 goes
+// by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 = 32512, which 16
+// bits hold (activations are never -128), so it is exact.
+
+namespace duet::gemm_detail {
+namespace {
+
+enum class Kind { kF8, kI8 };
+constexpr int64_t kAhead = 1024;
+
+[[gnu::always_inline]] inline __m256i load(const std::byte* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+template <Kind K, int J>
+[[gnu::always_inline]] inline __m256 widen_step(__m256i quad) {
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i top = J < 2 ? _mm256_unpacklo_epi16(zero, quad) : _mm256_unpackhi_epi16(zero, quad);
+  if constexpr (J % 2 == 0) top = _mm256_slli_epi32(top, 8);
+  if constexpr (K == Kind::kI8) return _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24));
+  const __m256i bits =
+      _mm256_and_si256(_mm256_srai_epi32(top, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000u)));
+  return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));
+}
+
+template <Kind K, int R, int V, int J>
+[[gnu::always_inline]] inline void multiply_step(__m256 (&acc)[R][V], const std::byte* quads,
+                                                 int64_t panel_stride, const float* a) {
+  __m256 w[V];
+  DUET_UNROLL
+  for (int v = 0; v < V; ++v) w[v] = widen_step<K, J>(load(quads + v / 2 * panel_stride + v % 2 * 32));
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m256 x = _mm256_broadcast_ss(a + r * kRowWords + J);
+    DUET_UNROLL
+    for (int v = 0; v < V; ++v) acc[r][v] = _mm256_fmadd_ps(x, w[v], acc[r][v]);
+  }
+}
+
+/// Bare sums, in the chains of the float32 tiles.
+template <Kind K, int R, int P>
+void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
+          bool load_c) {
+  alignas(64) float sum[R * P * 16] = {};
+  for (int64_t s = 0, end; s < steps; s = end) {
+    end = steps - s < kSumSteps ? steps : s + kSumSteps;
+    __m256 acc[R][2 * P];
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) acc[r][v] = _mm256_setzero_ps();
+    }
+    for (int64_t k = s; k < end; k += 4) {
+      const std::byte* from = w + k * 16;
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) {
+        _mm_prefetch(reinterpret_cast<const char*>(from + p * panel_stride + kAhead), _MM_HINT_T0);
+      }
+      multiply_step<K, R, 2 * P, 0>(acc, from, panel_stride, a + k);
+      multiply_step<K, R, 2 * P, 1>(acc, from, panel_stride, a + k);
+      multiply_step<K, R, 2 * P, 2>(acc, from, panel_stride, a + k);
+      multiply_step<K, R, 2 * P, 3>(acc, from, panel_stride, a + k);
+    }
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        float* to = sum + (r * 2 * P + v) * 8;
+        _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), acc[r][v]));
+      }
+    }
+    DUET_KEEP_IN_MEMORY(sum);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < 2 * P; ++v) {
+      float* to = c + r * ldc + v * 8;
+      const __m256 total = _mm256_load_ps(sum + (r * 2 * P + v) * 8);
+      _mm256_storeu_ps(to, load_c ? _mm256_add_ps(_mm256_loadu_ps(to), total) : total);
+    }
+  }
+}
+
+template <Kind K>
+constexpr TileSet tiles() {
+  return {6,
+          false,
+          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
+           {tile<K, 2, 1>, tile<K, 2, 2>, nullptr},
+           {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
+           {tile<K, 4, 1>, nullptr, nullptr},
+           {tile<K, 5, 1>, nullptr, nullptr},
+           {tile<K, 6, 1>, nullptr, nullptr}}};
+}
+
+template <Kind K>
+void widen(int64_t quads, const std::byte* w, std::byte* out) {
+  for (int64_t q = 0; q < quads; ++q, w += 64, out += 256) {
+    auto* to = reinterpret_cast<float*>(out);
+    for (int half = 0; half < 2; ++half, to += 8) {
+      const __m256i quad = load(w + half * 32);
+      _mm256_storeu_ps(to, widen_step<K, 0>(quad));
+      _mm256_storeu_ps(to + 16, widen_step<K, 1>(quad));
+      _mm256_storeu_ps(to + 32, widen_step<K, 2>(quad));
+      _mm256_storeu_ps(to + 48, widen_step<K, 3>(quad));
+    }
+  }
+}
+
+void add_scaled(const ScaledSums& s) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (int64_t at = 0; at < s.columns; at += 8) {
+    const int64_t left = s.columns - at;
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left >= 8 ? 8 : static_cast<int>(left)), lane);
+    const auto* scales = reinterpret_cast<const float*>(s.scales + at / 16 * s.panel_stride);
+    const __m256 scale = _mm256_loadu_ps(scales + at % 16);
+    const float* sums = s.sums + at;
+    float* c = s.c + at;
+    for (int r = 0; r < s.rows; ++r, sums += s.panels * 16, c += s.ldc) {
+      const __m256 sum = _mm256_loadu_ps(sums);
+      if (left >= 8) {
+        const __m256 to =
+            s.load_c ? _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(c)) : _mm256_mul_ps(sum, scale);
+        _mm256_storeu_ps(c, to);
+      } else {
+        const __m256 to =
+            s.load_c ? _mm256_fmadd_ps(sum, scale, _mm256_maskload_ps(c, mask)) : _mm256_mul_ps(sum, scale);
+        _mm256_maskstore_ps(c, mask, to);
+      }
+    }
+  }
+}
+
+// ---- int8 · int8 --------------------------------------------------------------------------------
+
+template <int R, int P>
+void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
+               int64_t panel_stride, float* c, int64_t ldc, bool load_c) {
+  __m256i acc[R][2 * P];
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    DUET_UNROLL
+    for (int v = 0; v < 2 * P; ++v) acc[r][v] = _mm256_setzero_si256();
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+  const std::byte* from = w + 128;
+  for (int64_t q = 0; q < quads; ++q, from += 64) {
+    DUET_UNROLL
+    for (int v = 0; v < 2 * P; ++v) {
+      const std::byte* at = from + v / 2 * panel_stride + v % 2 * 32;
+      if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
+      const __m256i quad = load(at);
+      const __m256i size = _mm256_abs_epi8(quad);
+      DUET_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const __m256i x = _mm256_set1_epi32(*reinterpret_cast<const int*>(a + r * a_stride + q * 4));
+        const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, quad));
+        acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(pairs, ones));
+      }
+    }
+  }
+  // Unrolled as well: an index that is not a constant would move the sums to memory for good.
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m256 row_scale = _mm256_broadcast_ss(reinterpret_cast<const float*>(a + r * a_stride + scale_at));
+    DUET_UNROLL
+    for (int v = 0; v < 2 * P; ++v) {
+      const auto* scales = reinterpret_cast<const float*>(w + v / 2 * panel_stride) + v % 2 * 8;
+      const __m256 sum = _mm256_cvtepi32_ps(acc[r][v]);
+      const __m256 result = _mm256_mul_ps(_mm256_mul_ps(sum, row_scale), _mm256_loadu_ps(scales));
+      float* to = c + r * ldc + v * 8;
+      _mm256_storeu_ps(to, load_c ? _mm256_add_ps(_mm256_loadu_ps(to), result) : result);
+    }
+  }
+}
+
+void quantise_row(const float* in, int64_t count, std::byte* out) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const auto load_at = [&](int64_t i) {
+    const int64_t left = count - i;
+    if (left >= 8) return _mm256_loadu_ps(in + i);
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left < 0 ? 0 : static_cast<int>(left)), lane);
+    return _mm256_maskload_ps(in + i, mask);
+  };
+  // As integers, magnitudes keep their order, and NaN is the largest.
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  __m256i most = _mm256_setzero_si256();
+  for (int64_t i = 0; i < count; i += 8) {
+    most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(load_at(i)), magnitude));
+  }
+  alignas(32) uint32_t each[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(each), most);
+  uint32_t top = 0;
+  for (const uint32_t v : each) top = v > top ? v : top;
+  const float largest = __builtin_bit_cast(float, top);
+  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
+  const float scale = nothing ? 0.0f : largest / 127.0f;
+  const __m256 inverse = _mm256_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  const auto quantised = [&](int64_t i) { return _mm256_cvtps_epi32(_mm256_mul_ps(load_at(i), inverse)); };
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const int64_t padded = (count + 63) / 64 * 64;
+  for (int64_t i = 0; i < padded; i += 32) {
+    const __m256i low = _mm256_packs_epi32(quantised(i), quantised(i + 8));
+    const __m256i high = _mm256_packs_epi32(quantised(i + 16), quantised(i + 24));
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), bytes);
+  }
+  *reinterpret_cast<float*>(out + padded) = scale;
+}
+
+constexpr Int8Kernels kInt8 = {4,
+                               {{int8_tile<1, 1>, int8_tile<1, 2>, int8_tile<1, 4>},
+                                {int8_tile<2, 1>, int8_tile<2, 2>, nullptr},
+                                {int8_tile<3, 1>, nullptr, nullptr},
+                                {int8_tile<4, 1>, nullptr, nullptr}},
+                               quantise_row};
+
+}  // namespace
+
+const WeightOnlyKernels* weight_only_avx2() {
+  static const WeightOnlyKernels kernels = {tiles<Kind::kF8>(), tiles<Kind::kI8>(), &gemm_kernels_avx2()->f32,
+                                            widen<Kind::kF8>,   widen<Kind::kI8>,   add_scaled};
+  return &kernels;
+}
+
+const Int8Kernels* int8_kernels_avx2() {
+  return &kInt8;
+}
+
+}  // namespace duet::gemm_detail

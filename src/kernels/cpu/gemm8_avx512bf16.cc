@@ -1,0 +1,151 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/gemm_kernels.h"
+
+// 8-bit weights as bf16, exactly: int8 and e4m3 have fewer digits. A weight's low seven bits look up both
+// bytes of its magnitude in tables of 128 entries (vpermi2b: two registers each); a quad, 16 columns × 4 k,
+// becomes two registers of pairs for vdpbf16ps.
+
+namespace duet::gemm_detail {
+namespace {
+
+enum class Kind { kF8, kI8 };
+constexpr int64_t kAhead = 1024;
+
+constexpr float magnitude(Kind kind, int code) {
+  if (kind == Kind::kI8) return static_cast<float>(code);
+  float v = static_cast<float>(code < 8 ? code : 8 + code % 8) * 0x1p-9f;
+  for (int e = 1; e < code / 8; ++e) v *= 2.0f;
+  return v;
+}
+
+struct Bytes {
+  alignas(64) uint8_t low[128];
+  alignas(64) uint8_t high[128];
+};
+constexpr Bytes make_bytes(Kind kind) {
+  Bytes b{};
+  for (int code = 0; code < 128; ++code) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, magnitude(kind, code));
+    b.low[code] = static_cast<uint8_t>(bits >> 16);
+    b.high[code] = static_cast<uint8_t>(bits >> 24);
+  }
+  return b;
+}
+template <Kind K>
+constexpr Bytes kBytes = make_bytes(K);
+
+template <Kind K>
+struct Tables {
+  __m512i low[2], high[2];
+  [[gnu::always_inline]] Tables() {
+    low[0] = _mm512_load_si512(kBytes<K>.low);
+    low[1] = _mm512_load_si512(kBytes<K>.low + 64);
+    high[0] = _mm512_load_si512(kBytes<K>.high);
+    high[1] = _mm512_load_si512(kBytes<K>.high + 64);
+  }
+  /// first: k 0 and 1 of each column; second: k 2 and 3.
+  [[gnu::always_inline]] void widen(const std::byte* quad, __m512i& first, __m512i& second) const {
+    const __m512i codes = _mm512_loadu_si512(quad);
+    const __m512i index = K == Kind::kI8 ? _mm512_abs_epi8(codes) : codes;  // vpermi2b reads seven bits
+    const __m512i bottom = _mm512_permutex2var_epi8(low[0], index, low[1]);
+    const __m512i above = _mm512_permutex2var_epi8(high[0], index, high[1]);
+    // above | (codes & 0x80)
+    const __m512i top =
+        _mm512_ternarylogic_epi32(above, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
+    first = _mm512_unpacklo_epi8(bottom, top);
+    second = _mm512_unpackhi_epi8(bottom, top);
+  }
+};
+
+template <int R, int P>
+[[gnu::always_inline]] inline void multiply_pair(__m512 (&acc)[R][P], const __m512i (&w)[P], const float* a) {
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m512bh x = reinterpret_cast<__m512bh>(_mm512_set1_ps(a[r * kRowWords]));
+    DUET_UNROLL
+    for (int p = 0; p < P; ++p) {
+      acc[r][p] = _mm512_dpbf16_ps(acc[r][p], x, reinterpret_cast<__m512bh>(w[p]));
+      asm("" : "+v"(acc[r][p]));  // in place, see gemm8_avx512.cc
+    }
+  }
+}
+
+/// Bare sums, in the chains of the bf16 dot tiles.
+template <Kind K, int R, int P>
+void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
+          bool load_c) {
+  alignas(64) float sum[R * P * 16] = {};
+  const Tables<K> tables;
+  for (int64_t s = 0, end; s < steps; s = end) {
+    end = steps - s < kSumStepsNarrow ? steps : s + kSumStepsNarrow;
+    __m512 acc[R][P];
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) acc[r][p] = _mm512_setzero_ps();
+    }
+    for (int64_t k = s; k < end; k += 2) {
+      __m512i first[P], second[P];
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const std::byte* from = w + p * panel_stride + k * 32;
+        _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+        tables.widen(from, first[p], second[p]);
+      }
+      multiply_pair<R, P>(acc, first, a + k);
+      multiply_pair<R, P>(acc, second, a + k + 1);
+    }
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) {
+        float* to = sum + (r * P + p) * 16;
+        _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), acc[r][p]));
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p) {
+      float* to = c + r * ldc + p * 16;
+      const __m512 total = _mm512_load_ps(sum + (r * P + p) * 16);
+      _mm512_storeu_ps(to, load_c ? _mm512_add_ps(_mm512_loadu_ps(to), total) : total);
+    }
+  }
+}
+
+template <Kind K>
+constexpr TileSet tiles() {
+  return {8,  // the tables take six registers
+          true,
+          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
+           {tile<K, 2, 1>, tile<K, 2, 2>, tile<K, 2, 4>},
+           {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
+           {tile<K, 4, 1>, tile<K, 4, 2>, nullptr},
+           {tile<K, 5, 1>, tile<K, 5, 2>, nullptr},
+           {tile<K, 6, 1>, tile<K, 6, 2>, nullptr},
+           {tile<K, 7, 1>, tile<K, 7, 2>, nullptr},
+           {tile<K, 8, 1>, tile<K, 8, 2>, nullptr}}};
+}
+
+template <Kind K>
+void widen(int64_t quads, const std::byte* w, std::byte* out) {
+  const Tables<K> tables;
+  for (int64_t q = 0; q < quads; ++q, w += 64, out += 128) {
+    __m512i first, second;
+    tables.widen(w, first, second);
+    _mm512_storeu_si512(out, first);
+    _mm512_storeu_si512(out + 64, second);
+  }
+}
+
+}  // namespace
+
+const WeightOnlyKernels* weight_only_avx512bf16() {
+  static const WeightOnlyKernels kernels = {tiles<Kind::kF8>(),     tiles<Kind::kI8>(),
+                                            dot_tiles_avx512bf16(), widen<Kind::kF8>,
+                                            widen<Kind::kI8>,       weight_only_avx512()->add_scaled};
+  return &kernels;
+}
+
+}  // namespace duet::gemm_detail
