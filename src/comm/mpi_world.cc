@@ -3,8 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <system_error>
+#include <thread>
 #endif
 
 #include "base/error.h"
@@ -22,6 +26,10 @@ std::unique_ptr<JobWorld> make_mpi_world() {
 }
 
 #else
+
+namespace {
+constexpr std::chrono::milliseconds kAbortPatience{500};
+}
 
 std::string mpi_error_text(int code) {
   char text[MPI_MAX_ERROR_STRING];
@@ -95,6 +103,17 @@ std::vector<std::string> MpiWorld::all_gather(const std::string& own) {
 void MpiWorld::abort(const std::string& reason) noexcept {
   std::fprintf(stderr, "duet: rank %d ends the job: %s\n", rank_, reason.c_str());
   std::fflush(stderr);
+  // MPICH over UCX first waits in MPI_Abort until the peers have closed their side, which peers that
+  // wait elsewhere (a socket, a long kernel) never do. A process that leaves without MPI_Finalize makes
+  // the launcher end the job just as well.
+  try {
+    std::thread([] {
+      std::this_thread::sleep_for(kAbortPatience);
+      std::_Exit(1);
+    }).detach();
+  } catch (const std::system_error&) {
+    std::_Exit(1);
+  }
   MPI_Abort(comm_, 1);
 }
 
