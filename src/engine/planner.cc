@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/step_program.h"
 #include "overlap/schedule.h"
 #include "sim/search.h"
 #include "sim/simulator.h"
@@ -272,11 +273,9 @@ double Planner::predict(const StepBatch& batch, CommLanes lanes) const {
   const double stolen = batch.overlap ? costs_.stolen(rows) : 0.0;
   const std::vector<double> costs =
       stage_costs(r.stages, kinds, costs_.predict(*kinds_, work_of(batch), batch.overlap));
+  // A batch without costs of its own has an order found on today's.
   const Program program =
-      batch.overlap
-          ? search_program(r, batch.stage_ns.empty() ? costs : stage_costs(r.stages, kinds, batch.stage_ns),
-                           stolen)
-          : sequential_program(r);
+      batch.overlap && batch.stage_ns.empty() ? search_program(r, costs, stolen) : step_program(r, batch);
   return simulate(program, costs, stolen, lanes).makespan_ns * costs_.drag(rows, batch.overlap);
 }
 

@@ -11,9 +11,8 @@
 #include "base/log.h"
 #include "engine/planner.h"
 #include "engine/rank_hello.h"
-#include "overlap/schedule.h"
+#include "engine/step_program.h"
 #include "overlap/validator.h"
-#include "sim/search.h"
 
 namespace duet {
 
@@ -146,14 +145,17 @@ void Rank::check_same_program(const Program& program) {
     comm_->all_gather_bytes(std::as_bytes(std::span<const uint64_t>(&own, 1)),
                             std::as_writable_bytes(std::span<uint64_t>(all)));
   });
-  for (size_t r = 0; r < all.size(); ++r) {
-    if (all[r] != own) {
-      throw Error(ErrorKind::kPeer, fmt::format("rank {} made another {} program than rank {} ({:016x}, "
-                                                "{:016x}); their collectives would not meet. "
-                                                "Give every rank the same flags and model",
-                                                r, program.schedule, comm_->rank(), all[r], own));
-    }
-  }
+  const auto other = std::find_if(all.begin(), all.end(), [&](uint64_t h) { return h != all[0]; });
+  if (other == all.end()) return;
+  // Every rank is here: say which collectives would have waited for each other.
+  std::vector<std::string> calls;
+  for (int r = 0; r < comm_->size(); ++r) calls.push_back(text_of(r, collectives_in_order(program)));
+  const std::vector<std::string> defects = validate_meeting(calls);
+  throw Error(ErrorKind::kPeer,
+              fmt::format("rank {} made another {} program than rank 0 ({:016x}, {:016x}){}. Give every rank "
+                          "the same flags and model",
+                          other - all.begin(), program.schedule, *other, all[0],
+                          defects.empty() ? "" : "; " + defects.front()));
 }
 
 void Rank::prepare_all() {
@@ -198,11 +200,7 @@ Rank::Prepared& Rank::prepare(const StepBatch& batch) {
   if (const auto found = programs_.find(key); found != programs_.end()) return found->second;
   constexpr size_t kMaxPrograms = 64;
   if (programs_.size() >= kMaxPrograms) programs_.clear();
-  const Recording& r = recording(batch.micro_batches());
-  Program program = searched ? search_program(r, stage_costs(r.stages, StageKinds(r.stages), batch.stage_ns),
-                                              double{batch.stolen})
-                    : batch.overlap ? overlapped_program(r, options_.skew)
-                                    : sequential_program(r);
+  Program program = step_program(recording(batch.micro_batches()), batch, options_.skew);
   const std::vector<std::string> defects = validate(program);
   if (!defects.empty())
     throw Error(ErrorKind::kInternal, "the schedule made an unsound program: " + defects.front());
@@ -292,17 +290,19 @@ void Rank::reset_stats() {
 std::vector<std::string> Rank::gather_trace() {
   std::vector<std::string> texts;
   const std::string own = chrome_events(comm_->rank(), traced_, origin_ns_);
-  lane_.call([&] {
-    for (int r = 0; r < comm_->size(); ++r) {
-      std::vector<std::byte> bytes;
-      if (r == comm_->rank())
-        bytes.assign(reinterpret_cast<const std::byte*>(own.data()),
-                     reinterpret_cast<const std::byte*>(own.data() + own.size()));
-      comm_->broadcast(bytes, r);
-      if (comm_->rank() == 0) texts.emplace_back(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    }
-  });
+  for (int r = 0; r < comm_->size(); ++r) {
+    std::string text = text_of(r, own);
+    if (comm_->rank() == 0) texts.push_back(std::move(text));
+  }
   return texts;
+}
+
+std::string Rank::text_of(int rank, const std::string& own) {
+  std::vector<std::byte> bytes;
+  const auto* data = reinterpret_cast<const std::byte*>(own.data());
+  if (rank == comm_->rank()) bytes.assign(data, data + own.size());
+  lane_.call([&] { comm_->broadcast(bytes, rank); });
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 }  // namespace duet

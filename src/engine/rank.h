@@ -72,6 +72,7 @@ class Rank {
   void prepare_all();
   const Recording& recording(int micro_batches);
   Prepared& prepare(const StepBatch& batch);
+  std::string text_of(int rank, const std::string& own);  // what that rank calls its own
   void check_same_program(const Program& program);
   void observe(const StepBatch& batch, const Prepared& p, const StepResult& result);
 

@@ -53,6 +53,8 @@ uint64_t hash(const Program& program) {
     fnv.numbers(stage.reads);
     fnv.numbers(stage.writes);
   }
+  fnv.numbers(program.place);
+  fnv.numbers(program.kept);
   for (const auto& lane : program.order) fnv.numbers(lane);
   for (const auto& list : program.waits) fnv.numbers(list);
   return fnv.value();

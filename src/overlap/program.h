@@ -17,6 +17,9 @@ struct Program {
   int micro_batches = 1;
   std::vector<Stage> stages;         // logical order: micro-batch after micro-batch, each in program order
   std::vector<std::string> buffers;  // names by BufferId, for messages
+  /// Where a buffer lies, by BufferId. Two buffers of one place must never be in use at the same time.
+  std::vector<int> place;
+  std::vector<BufferId> kept;                  // read after the program, by later steps
   std::array<std::vector<int>, kLanes> order;  // what each lane runs, as stage indices
   /// waits[s]: stages of the other lane that must have finished before s starts (derived events).
   std::vector<std::vector<int>> waits;

@@ -1,5 +1,6 @@
 #include "overlap/recorder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -24,7 +25,10 @@ BufferId Stages::buffer(const std::string& name) {
 }
 
 BufferId Stages::kv() {
-  return intern("kv.L" + std::to_string(layer_) + ".b" + std::to_string(micro_batch_));
+  const BufferId id = intern("kv.L" + std::to_string(layer_) + ".b" + std::to_string(micro_batch_));
+  if (std::find(recording_.kept.begin(), recording_.kept.end(), id) == recording_.kept.end())
+    recording_.kept.push_back(id);
+  return id;
 }
 
 std::vector<BufferId> Stages::kv_so_far() {

@@ -21,6 +21,7 @@ struct Recording {
   std::vector<Stage> stages;
   std::vector<StageBody> bodies;  // one per stage
   std::vector<std::string> buffers;
+  std::vector<BufferId> kept;  // what later steps read
   int micro_batches = 0;
 };
 

@@ -19,6 +19,9 @@ Program program_of(const Recording& recording, const char* schedule) {
   program.micro_batches = recording.micro_batches;
   program.stages = recording.stages;
   program.buffers = recording.buffers;
+  program.kept = recording.kept;
+  program.place.resize(recording.buffers.size());  // each has its own
+  std::iota(program.place.begin(), program.place.end(), 0);
   program.waits.resize(recording.stages.size());
   return program;
 }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <sstream>
 
 namespace duet {
 
@@ -21,7 +23,11 @@ class Check {
     if (!defects_.empty()) return defects_;
     check_waits();
     if (!defects_.empty()) return defects_;
-    if (order_stages()) check_accesses();
+    if (!order_stages()) return defects_;
+    check_accesses();
+    if (p_.schedule == "sequential") check_one_at_a_time();
+    // Who is in use when follows from the order of accesses, so that must be sound first.
+    if (defects_.empty()) check_places();
     return defects_;
   }
 
@@ -50,6 +56,8 @@ class Check {
         defects_.push_back(fmt::format("{} is on no lane", label(static_cast<int>(s))));
       }
     }
+    if (p_.place.size() != p_.buffers.size())
+      defects_.push_back("the table of places has another length than the buffers");
     if (p_.waits.size() != p_.stages.size())
       defects_.push_back("the table of waits has another length than the stages");
     for (const Stage& stage : p_.stages) {
@@ -144,6 +152,73 @@ class Check {
     }
   }
 
+  // The oracle and the baseline: it must not hide anything.
+  void check_one_at_a_time() {
+    for (int s = 1; at(s) < p_.stages.size(); ++s) {
+      if (!before(s - 1, s)) {
+        defects_.push_back(
+            fmt::format("{} may run beside {} in a sequential program", label(s), label(s - 1)));
+      }
+    }
+  }
+
+  // From a write that does not build on what was there, to the last access before the next such write.
+  struct Use {
+    BufferId buffer;
+    std::vector<int> accesses;
+    bool from_start = false;  // read before anything was written
+    bool to_end = false;      // read after the program
+  };
+
+  std::vector<Use> uses_of(BufferId buffer) const {
+    std::vector<Use> uses;
+    const bool kept = std::find(p_.kept.begin(), p_.kept.end(), buffer) != p_.kept.end();
+    for (size_t i = 0; i < p_.stages.size(); ++i) {
+      const auto has = [&](const std::vector<BufferId>& list) {
+        return std::find(list.begin(), list.end(), buffer) != list.end();
+      };
+      const bool reads = has(p_.stages[i].reads), writes = has(p_.stages[i].writes);
+      if (!reads && !writes) continue;
+      if (uses.empty() || !reads) {
+        if (!uses.empty()) uses.back().to_end = false;
+        uses.push_back({buffer, {}, reads, false});
+      }
+      uses.back().accesses.push_back(static_cast<int>(i));
+      uses.back().to_end = writes || kept;
+    }
+    return uses;
+  }
+
+  // All of `a` is over before `b` begins.
+  bool over_before(const Use& a, const Use& b) const {
+    return !a.to_end && !b.from_start && std::all_of(a.accesses.begin(), a.accesses.end(), [&](int s) {
+      return s != b.accesses.front() && before(s, b.accesses.front());
+    });
+  }
+
+  void check_places() {
+    std::map<int, std::vector<BufferId>> tenants;
+    for (BufferId b = 0; b < p_.place.size(); ++b) tenants[p_.place[b]].push_back(b);
+    for (const auto& [place, buffers] : tenants) {
+      for (size_t i = 0; i < buffers.size(); ++i) {
+        for (size_t j = i + 1; j < buffers.size(); ++j) check_tenants(buffers[i], buffers[j]);
+      }
+    }
+  }
+
+  void check_tenants(BufferId x, BufferId y) {
+    const std::vector<Use> of_y = uses_of(y);
+    for (const Use& a : uses_of(x)) {
+      for (const Use& b : of_y) {
+        if (over_before(a, b) || over_before(b, a)) continue;
+        defects_.push_back(
+            fmt::format("{} and {} lie in one place and are in use at the same time: from {} and from {}",
+                        p_.buffers[x], p_.buffers[y], label(a.accesses.front()), label(b.accesses.front())));
+        return;
+      }
+    }
+  }
+
   const Program& p_;
   std::vector<int> position_;
   std::vector<std::array<int, kLanes>> clock_;
@@ -154,6 +229,30 @@ class Check {
 
 std::vector<std::string> validate(const Program& program) {
   return Check(program).run();
+}
+
+std::string collectives_in_order(const Program& program) {
+  std::string calls;
+  for (int s : program.lane_order(Lane::kComm))
+    calls += fmt::format("{} (stage {})\n", stage_label(program.stages[at(s)]), s);
+  return calls;
+}
+
+std::vector<std::string> validate_meeting(const std::vector<std::string>& ranks) {
+  std::vector<std::string> defects;
+  for (size_t r = 1; r < ranks.size(); ++r) {
+    std::istringstream own(ranks[r]), first(ranks[0]);
+    for (int i = 1; own || first; ++i) {
+      std::string mine, theirs;
+      std::getline(own, mine);
+      std::getline(first, theirs);
+      if (mine == theirs) continue;
+      defects.push_back(fmt::format("rank {} calls {} as collective {}, rank 0 {}: they would never meet", r,
+                                    mine.empty() ? "nothing" : mine, i, theirs.empty() ? "nothing" : theirs));
+      break;
+    }
+  }
+  return defects;
 }
 
 }  // namespace duet

@@ -11,7 +11,14 @@ namespace duet {
 
 /// Empty when the program is sound; otherwise one sentence per defect: a stage missing from or
 /// twice in a lane, a wait for nothing or for the own lane, a cycle (deadlock), two conflicting
-/// accesses of a buffer that no event orders as the logical order demands.
+/// accesses of a buffer that no event orders as the logical order demands, two buffers of one place
+/// that are in use at the same time, a sequential program that overlaps.
 std::vector<std::string> validate(const Program& program);
+
+/// The collectives of a program as its rank calls them, a line each: "L3.b1 dispatch (stage 57)".
+std::string collectives_in_order(const Program& program);
+/// Empty when the collectives of all ranks meet; otherwise one sentence for each rank that calls another
+/// one than rank 0 does. `ranks`: collectives_in_order of each.
+std::vector<std::string> validate_meeting(const std::vector<std::string>& ranks);
 
 }  // namespace duet

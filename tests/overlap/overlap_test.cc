@@ -116,6 +116,58 @@ TEST(Validator, ObjectsToDeadlockMissingAndDoubledStages) {
   EXPECT_FALSE(validate(bad).empty());
 }
 
+TEST(Validator, ObjectsToASequentialProgramThatOverlaps) {
+  Stages stages;
+  stages.begin_micro_batch(0);
+  stages.compute("route", {}, {stages.buffer("send"), stages.buffer("h")}, {});
+  stages.collective("dispatch", {stages.buffer("send")}, {stages.buffer("received")}, {});
+  stages.compute("shared", {stages.buffer("h")}, {stages.buffer("part")}, {});  // needs nothing of dispatch
+  Program p = sequential_program(stages.take());
+  ASSERT_TRUE(validate(p).empty());
+  ASSERT_EQ(p.waits[2], std::vector<int>{1});
+  p.waits[2].clear();
+  EXPECT_FALSE(validate(p).empty());
+  p.schedule = "overlapped";
+  EXPECT_TRUE(validate(p).empty());
+}
+
+TEST(Validator, PlacesMayBeSharedOneAfterTheOther) {
+  Stages stages;
+  stages.begin_micro_batch(0);
+  const BufferId a = stages.buffer("a"), b = stages.buffer("b"), c = stages.buffer("c"),
+                 d = stages.buffer("d");
+  stages.compute("first", {}, {a}, {});
+  stages.collective("second", {a}, {b}, {});
+  stages.compute("third", {b}, {c}, {});
+  stages.collective("fourth", {c}, {d}, {});
+  const Program good = overlapped_program(stages.take());
+  const auto shared = [&](BufferId x, BufferId y) {
+    Program p = good;
+    p.place[y] = p.place[x];
+    return validate(p).empty();
+  };
+  EXPECT_TRUE(shared(a, c));  // third comes after second, which is the last to read a
+  EXPECT_TRUE(shared(b, d));
+  EXPECT_FALSE(shared(a, b));  // one stage reads the one and writes the other
+  EXPECT_FALSE(shared(b, c));
+  Program p = good;
+  p.kept = {a};
+  p.place[c] = p.place[a];
+  EXPECT_FALSE(validate(p).empty());  // later steps want a
+}
+
+TEST(Validator, CollectivesOfAllRanksMustMeet) {
+  std::mt19937 rng(7);
+  const std::string calls = collectives_in_order(overlapped_program(random_recording(rng, 2, 6)));
+  EXPECT_TRUE(validate_meeting({calls, calls, calls}).empty());
+  EXPECT_TRUE(validate_meeting({}).empty());
+  const std::string fewer = calls.substr(0, calls.rfind('\n', calls.size() - 2) + 1);
+  const std::vector<std::string> defects = validate_meeting({calls, calls, fewer});
+  ASSERT_EQ(defects.size(), 1u);
+  EXPECT_NE(defects[0].find("rank 2 calls nothing"), std::string::npos) << defects[0];
+  EXPECT_EQ(validate_meeting({fewer, calls}).size(), 1u);
+}
+
 TEST(Program, HashSeesOrderWaitsAndStages) {
   std::mt19937 rng(5);
   const Recording r = random_recording(rng, 2, 6);
