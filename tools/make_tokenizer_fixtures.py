@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/tokenizers: small tokenizers in the forms that Llama and Qwen checkpoints have, trained on
+"""Makes tests/fixtures/tokenizers: small tokenizers in the forms that Llama, Mistral and Qwen checkpoints have, trained on
 the text below, with what Hugging Face's `tokenizers` and jinja2 make of some texts and chats.
 usage: tools/make_tokenizer_fixtures.py OUT_DIR   (needs the packages tokenizers and jinja2)"""
 import datetime
@@ -34,6 +34,9 @@ BYTES = [f"<0x{b:02X}>" for b in range(256)]
 SPLIT3 = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
           "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
 SPLIT1 = SPLIT3.replace("{1,3}", "")
+UPPER, LOWER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]", "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+SPLIT_CASE = (f"[^\\r\\n\\p{{L}}\\p{{N}}]?{UPPER}*{LOWER}+|[^\\r\\n\\p{{L}}\\p{{N}}]?{UPPER}+{LOWER}*|\\p{{N}}"
+              "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
 
 LLAMA2_CHAT = (
     "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"
@@ -108,6 +111,56 @@ CHATML = (
     "{%- if add_generation_prompt %}\n{{- '<|im_start|>assistant\\n' }}\n"
     "{%- if enable_thinking is defined and enable_thinking is false %}\n{{- '<think>\\n\\n</think>\\n\\n' }}\n{%- endif %}\n{%- endif %}\n")
 
+MISTRAL_CHAT = (
+    "{%- if messages[0]['role'] == 'system' %}\n    {%- set system = messages[0]['content'] %}\n"
+    "    {%- set rest = messages[1:] %}\n{%- else %}\n    {%- set rest = messages %}\n{%- endif %}\n"
+    "{%- if not tools is defined %}\n    {%- set tools = none %}\n{%- endif %}\n"
+    "{%- set asked = rest | selectattr('role', 'equalto', 'user') | list %}\n\n"
+    "{#- Turns alternate; calls of tools and their results are not counted. #}\n"
+    "{%- set ns = namespace() %}\n{%- set ns.index = 0 %}\n"
+    "{%- for message in rest %}\n"
+    "    {%- if not (message.role == 'tool' or message.role == 'tool_results' or (message.tool_calls is defined and message.tool_calls is not none)) %}\n"
+    "        {%- if (message['role'] == 'user') != (ns.index % 2 == 0) %}\n"
+    "            {{- raise_exception('user and assistant must take turns') }}\n        {%- endif %}\n"
+    "        {%- set ns.index = ns.index + 1 %}\n    {%- endif %}\n{%- endfor %}\n\n"
+    "{{- bos_token }}\n"
+    "{%- for message in rest %}\n"
+    "    {%- if message['role'] == 'user' %}\n"
+    "        {%- if tools is not none and (message == asked[-1]) %}\n"
+    "            {{- '[AVAILABLE_TOOLS][' }}\n"
+    "            {%- for tool in tools %}\n"
+    "                {%- set tool = tool.function %}\n"
+    "                {{- '{\"type\": \"function\", \"function\": {' }}\n"
+    "                {%- for key, val in tool.items() if key != 'return' %}\n"
+    "                    {%- if val is string %}\n                        {{- '\"' + key + '\": \"' + val + '\"' }}\n"
+    "                    {%- else %}\n                        {{- '\"' + key + '\": ' + val|tojson }}\n                    {%- endif %}\n"
+    "                    {%- if not loop.last %}\n                        {{- ', ' }}\n                    {%- endif %}\n"
+    "                {%- endfor %}\n                {{- '}}' }}\n"
+    "                {%- if not loop.last %}\n                    {{- ', ' }}\n"
+    "                {%- else %}\n                    {{- ']' }}\n                {%- endif %}\n"
+    "            {%- endfor %}\n            {{- '[/AVAILABLE_TOOLS]' }}\n        {%- endif %}\n"
+    "        {%- if loop.last and system is defined %}\n"
+    "            {{- '[INST]' + system + '\\n\\n' + message['content'] + '[/INST]' }}\n"
+    "        {%- else %}\n            {{- '[INST]' + message['content'] + '[/INST]' }}\n        {%- endif %}\n"
+    "    {%- elif message.tool_calls is defined and message.tool_calls is not none %}\n"
+    "        {{- '[TOOL_CALLS][' }}\n"
+    "        {%- for call in message.tool_calls %}\n"
+    "            {%- set out = call.function|tojson %}\n            {{- out[:-1] }}\n"
+    "            {%- if not call.id is defined or call.id|length != 9 %}\n"
+    "                {{- raise_exception('a call has an id of nine characters') }}\n            {%- endif %}\n"
+    "            {{- ', \"id\": \"' + call.id + '\"}' }}\n"
+    "            {%- if not loop.last %}\n                {{- ', ' }}\n"
+    "            {%- else %}\n                {{- ']' + eos_token }}\n            {%- endif %}\n        {%- endfor %}\n"
+    "    {%- elif message['role'] == 'assistant' %}\n        {{- message['content'] + eos_token}}\n"
+    "    {%- elif message['role'] == 'tool_results' or message['role'] == 'tool' %}\n"
+    "        {%- if message.content is defined and message.content.content is defined %}\n"
+    "            {%- set content = message.content.content %}\n"
+    "        {%- else %}\n            {%- set content = message.content %}\n        {%- endif %}\n"
+    "        {{- '[TOOL_RESULTS]{\"content\": ' + content|string + ', ' }}\n"
+    "        {{- '\"call_id\": \"' + message.tool_call_id + '\"}[/TOOL_RESULTS]' }}\n"
+    "    {%- else %}\n        {{- raise_exception('only system, user, assistant and tool speak') }}\n"
+    "    {%- endif %}\n{%- endfor %}\n")
+
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Weather <now> & here",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
 CALL = {"role": "assistant", "content": "", "tool_calls": [
@@ -119,6 +172,10 @@ THOUGHT = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": 
            {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "", "reasoning_content": "\nstill yes\n"}]
 TOOLS = [{"role": "user", "content": "Weather in Köln?"}, CALL, {"role": "tool", "content": "rain"},
          {"role": "tool", "content": "wind"}]
+CALLED = [{"role": "user", "content": "Weather in Köln?"},
+          {"role": "assistant", "content": "", "tool_calls": [dict(CALL["tool_calls"][0], id="abcDEF123")]},
+          {"role": "tool", "content": 21.5, "tool_call_id": "abcDEF123"},
+          {"role": "assistant", "content": "21.5 degrees."}, {"role": "user", "content": "And tomorrow?"}]
 
 
 def train(tokenizer, size, special, alphabet):
@@ -161,6 +218,23 @@ def byte_level(split, normalizer, special, post, config, chats, ignore_merges=Fa
     return t, config, chats
 
 
+MISTRAL_SPECIAL = ["[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"]
+MISTRAL_CHATS = [(PLAIN, {}), (TALK, {}), (CALLED, {"tools": [TOOL, TOOL]})]
+
+
+def mistral():
+    t, config, _ = sentencepiece(True)
+    t.add_special_tokens([AddedToken(x, normalized=False, special=True) for x in MISTRAL_SPECIAL])
+    return t, dict(config, chat_template=MISTRAL_CHAT), MISTRAL_CHATS
+
+
+def mistral_bytes():
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>",
+              "unk_token": "<unk>", "chat_template": MISTRAL_CHAT}
+    post = lambda t: processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", t.token_to_id("<s>"))])
+    return byte_level(SPLIT_CASE, None, ["<unk>", "<s>", "</s>"] + MISTRAL_SPECIAL, post, config, MISTRAL_CHATS, ignore_merges=True)
+
+
 def llama3():
     special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     post = lambda t: processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
@@ -197,7 +271,7 @@ def render(template, messages, variables, config):
 def main():
     out = pathlib.Path(sys.argv[1])
     for name, (t, config, chats) in {"llama2": sentencepiece(False), "llama2_metaspace": sentencepiece(True),
-                                     "llama3": llama3(), "qwen": qwen()}.items():
+                                     "llama3": llama3(), "mistral": mistral(), "mistral_bytes": mistral_bytes(), "qwen": qwen()}.items():
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(json.dumps(json.loads(t.to_str()), ensure_ascii=False, separators=(",", ":")))

@@ -25,6 +25,8 @@ constexpr Name kNames[] = {
     {"DeepseekV2ForCausalLM", "deepseek_v2", Architecture::kDeepseekV2},
     {"DeepseekV3ForCausalLM", "deepseek_v3", Architecture::kDeepseekV3},
     {"LlamaForCausalLM", "llama", Architecture::kLlama},
+    {"MistralForCausalLM", "mistral", Architecture::kMistral},
+    {"MixtralForCausalLM", "mixtral", Architecture::kMixtral},
     {"Qwen2ForCausalLM", "qwen2", Architecture::kQwen2},
     {"Qwen3ForCausalLM", "qwen3", Architecture::kQwen3},
     {"Qwen3MoeForCausalLM", "qwen3_moe", Architecture::kQwen3Moe},
@@ -74,23 +76,33 @@ void refuse_unsupported(const JsonFields& fields) {
   }
 }
 
-// Layers whose attention does not reach back to the first token.
+// Layers whose attention does not reach back to the first token. Which have a window, by Hugging Face's
+// configurations: of Qwen only where use_sliding_window asks for it (published files name one that they do
+// not use), and, but for the mixture of experts, from max_window_layers on or as layer_types says; of the
+// others all.
 void refuse_sliding_window(const JsonFields& fields, const ModelConfig& c) {
-  // Qwen's published files name a window that they do not use; its layers before max_window_layers never do.
-  const bool qwen = c.architecture == Architecture::kQwen2 || c.architecture == Architecture::kQwen3 ||
-                    c.architecture == Architecture::kQwen3Moe;
-  const int64_t first = qwen ? fields.integer_or("max_window_layers", 0, 0, kMaxLayers) : 0;
-  if (fields.has("sliding_window") && fields.boolean_or("use_sliding_window", !qwen) &&
-      first < c.num_hidden_layers) {
-    fields.unsupported("sliding_window", "sliding-window attention is not supported");
+  const bool by_layer = c.architecture == Architecture::kQwen2 || c.architecture == Architecture::kQwen3;
+  const bool qwen = by_layer || c.architecture == Architecture::kQwen3Moe;
+  const bool mistral = c.architecture == Architecture::kMistral || c.architecture == Architecture::kMixtral;
+  if (const json* types = fields.find("layer_types")) {
+    if (!types->is_array()) fields.fail("layer_types", "a list of names");
+    for (const json& type : *types) {
+      if (!type.is_string() || type.get_ref<const std::string&>() != "full_attention")
+        fields.unsupported("layer_types", "only \"full_attention\" is supported");
+    }
+    if (by_layer) return;
   }
-  const json* types = fields.find("layer_types");
-  if (!types) return;
-  if (!types->is_array()) fields.fail("layer_types", "a list of names");
-  for (const json& type : *types) {
-    if (!type.is_string() || type.get_ref<const std::string&>() != "full_attention")
-      fields.unsupported("layer_types", "only \"full_attention\" is supported");
-  }
+  const bool implied = (qwen || c.architecture == Architecture::kMistral) && !fields.names("sliding_window");
+  const int64_t window = fields.integer_or("sliding_window", implied ? 4096 : 0, 0, kMaxPositions);
+  const int64_t first = by_layer ? fields.integer_or("max_window_layers", 28, 0, kMaxLayers) : 0;
+  const bool used = (implied || fields.has("sliding_window")) &&
+                    (mistral || fields.boolean_or("use_sliding_window", !qwen)) &&
+                    first < c.num_hidden_layers;
+  // One as long as the longest sequence reaches back to the first token.
+  if (!used || window >= c.max_position_embeddings) return;
+  fields.unsupported("sliding_window",
+                     fmt::format("sliding-window attention is not supported{}",
+                                 implied ? " (absent means 4096 here; null means no window)" : ""));
 }
 
 DType parse_dtype(const JsonFields& fields) {
@@ -115,9 +127,10 @@ void parse_yarn(const JsonFields& scaling, RopeConfig& rope) {
   rope.truncate = scaling.boolean_or("truncate", true);
 }
 
-RopeConfig parse_rope(const JsonFields& fields, const std::string& file, int64_t max_positions) {
-  RopeConfig rope;
-  rope.theta = fields.number_or("rope_theta", 10000.0, 1.0 + 1e-6, 1e18);
+/// `rope` with the family's own defaults.
+RopeConfig parse_rope(const JsonFields& fields, const std::string& file, int64_t max_positions,
+                      RopeConfig rope) {
+  rope.theta = fields.number_or("rope_theta", rope.theta, 1.0 + 1e-6, 1e18);
   const char* name = fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const json* object = fields.find(name);
   if (!object) return rope;
@@ -204,6 +217,11 @@ int64_t ModelConfig::num_moe_layers() const {
   return count;
 }
 
+ExpertNames ModelConfig::expert_names() const {
+  return architecture == Architecture::kMixtral ? ExpertNames{"block_sparse_moe.", "w1", "w3", "w2"}
+                                                : ExpertNames{};
+}
+
 ModelConfig parse_config(std::string_view text, const std::string& file_name) {
   const json root = parse_json(text, file_name, JsonKeys::kLastWins);
   const JsonFields fields(root, file_name, "");
@@ -224,16 +242,18 @@ ModelConfig parse_config(std::string_view text, const std::string& file_name) {
   c.num_attention_heads = fields.integer("num_attention_heads", 1, kMaxSize);
   c.rms_norm_eps = fields.number_or("rms_norm_eps", 1e-6, 0.0, 1.0);
   c.tie_word_embeddings = fields.boolean_or("tie_word_embeddings", false);
-  refuse_sliding_window(fields, c);
   switch (c.architecture) {
     case Architecture::kDeepseekV2:
     case Architecture::kDeepseekV3: parse_deepseek(fields, c); break;
     case Architecture::kLlama: parse_llama(fields, c); break;
+    case Architecture::kMistral: parse_mistral(fields, c); break;
+    case Architecture::kMixtral: parse_mixtral(fields, c); break;
     case Architecture::kQwen2: parse_qwen2(fields, c); break;
     case Architecture::kQwen3:
     case Architecture::kQwen3Moe: parse_qwen3(fields, c); break;
   }
-  c.rope = parse_rope(fields, file_name, c.max_position_embeddings);
+  refuse_sliding_window(fields, c);
+  c.rope = parse_rope(fields, file_name, c.max_position_embeddings, c.rope);
   c.bos_token_id = fields.token_id("bos_token_id");
   c.eos_token_ids = fields.token_ids("eos_token_id");
   return c;

@@ -16,7 +16,16 @@
 
 namespace duet {
 
-enum class Architecture : uint8_t { kDeepseekV2, kDeepseekV3, kLlama, kQwen2, kQwen3, kQwen3Moe };
+enum class Architecture : uint8_t {
+  kDeepseekV2,
+  kDeepseekV3,
+  kLlama,
+  kMistral,
+  kMixtral,
+  kQwen2,
+  kQwen3,
+  kQwen3Moe
+};
 enum class TopkMethod : uint8_t { kGreedy, kGroupLimitedGreedy, kNoauxTc };
 enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid };
 enum class RopeType : uint8_t { kDefault, kLinear, kLlama3, kYarn };
@@ -41,6 +50,14 @@ struct RopeConfig {
   double mscale_all_dim = 0.0;  // 0: absent
   std::optional<double> attention_factor;
   bool truncate = true;  // floor and ceil of the correction range
+};
+
+/// Where a checkpoint keeps a layer's experts, below "model.layers.N.".
+struct ExpertNames {
+  const char* block = "mlp.";  // the gate; "experts.N."
+  const char* gate_proj = "gate_proj";
+  const char* up_proj = "up_proj";
+  const char* down_proj = "down_proj";
 };
 
 struct ModelConfig {
@@ -97,6 +114,7 @@ struct ModelConfig {
   /// decoder_sparse_step-th, but for mlp_only_layers.
   bool is_moe_layer(int64_t layer) const;
   int64_t num_moe_layers() const;
+  ExpertNames expert_names() const;
 };
 
 /// Pure. Throws Error: kCorrupt (JSON, a missing field, a wrong type or value) or kUnsupported

@@ -9,6 +9,8 @@ namespace duet {
 
 void parse_deepseek(const JsonFields& fields, ModelConfig& c);
 void parse_llama(const JsonFields& fields, ModelConfig& c);
+void parse_mistral(const JsonFields& fields, ModelConfig& c);
+void parse_mixtral(const JsonFields& fields, ModelConfig& c);
 void parse_qwen2(const JsonFields& fields, ModelConfig& c);
 void parse_qwen3(const JsonFields& fields, ModelConfig& c);  // and its mixture of experts
 

@@ -165,8 +165,7 @@ class DummyWeights final : public WeightSource {
  private:
   bool quantised(const std::string& name) const {
     const size_t dot = name.rfind('.');
-    return (name.ends_with("_proj.weight") || name.ends_with("_mqa.weight")) &&
-           options_.quant.quantised(name.substr(0, dot));
+    return is_projection(name) && options_.quant.quantised(name.substr(0, dot));
   }
 
   /// As the config says, with one power of two for a scale that the largest values (0.0693) just fit.

@@ -34,6 +34,15 @@ struct QuantConfig::Names {
   std::vector<pcre2_code*> patterns;  // anchored at the beginning, as Python's re.match
 };
 
+bool is_projection(std::string_view tensor) {
+  // The last three are an expert's of Mixtral.
+  for (const char* suffix :
+       {"_proj.weight", "_proj_with_mqa.weight", ".w1.weight", ".w2.weight", ".w3.weight"}) {
+    if (tensor.ends_with(suffix)) return true;
+  }
+  return false;
+}
+
 bool QuantConfig::quantised(const std::string& module) const {
   if (format == WeightFormat::kFloat) return false;
   if (!names) return true;

@@ -36,6 +36,10 @@ QuantConfig parse_quantization_config(std::string_view json, const std::string& 
 /// quant_model_description.json.
 QuantConfig parse_quant_description(std::string_view json, const std::string& file);
 
+/// Whether the tensor is the weight of a projection, the Linears that W8A8 and fp8 checkpoints quantise:
+/// neither gate, head nor embedding.
+bool is_projection(std::string_view tensor);
+
 /// Suffixes of the tensors that go with a quantised "….weight": "_scale_inv" or "_scale", "_offset".
 std::string_view scale_suffix(WeightFormat format);
 

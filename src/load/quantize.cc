@@ -48,10 +48,6 @@ bool is_companion(const std::string& name) {
   return false;
 }
 
-bool is_projection(const std::string& name) {
-  return name.ends_with("_proj.weight") || name.ends_with("_proj_with_mqa.weight");
-}
-
 Becomes choose(const TensorInfo& info, QuantScheme scheme) {
   const bool eight = info.dtype == DType::kF8E4M3 || info.dtype == DType::kI8;
   const bool matrix = info.shape.size() == 2;
@@ -189,7 +185,8 @@ std::string new_config(const std::string& path, const ModelConfig& config, Quant
   ordered_json ignore = ordered_json::array({"lm_head"});
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
     if (config.latent_attention()) ignore.push_back(fmt::format("model.layers.{}.self_attn.kv_b_proj", l));
-    if (config.is_moe_layer(l)) ignore.push_back(fmt::format("model.layers.{}.mlp.gate", l));
+    if (config.is_moe_layer(l))
+      ignore.push_back(fmt::format("model.layers.{}.{}gate", l, config.expert_names().block));
   }
   root["quantization_config"] = {{"quant_method", "compressed-tensors"},
                                  {"format", "int-quantized"},

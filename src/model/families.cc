@@ -11,7 +11,9 @@ const Family& family_of(Architecture architecture) {
   switch (architecture) {
     case Architecture::kDeepseekV2:
     case Architecture::kDeepseekV3: return kDeepseek;
-    case Architecture::kLlama: return kLlama;
+    case Architecture::kLlama:
+    case Architecture::kMistral:
+    case Architecture::kMixtral: return kLlama;
     case Architecture::kQwen2: return kQwen2;
     case Architecture::kQwen3:
     case Architecture::kQwen3Moe: return kQwen3;

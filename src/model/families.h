@@ -14,7 +14,7 @@ struct Family {
 };
 
 extern const Family kDeepseek;  // V2, V2-Lite, V3, R1
-extern const Family kLlama;
+extern const Family kLlama;     // and Mistral, Mixtral
 extern const Family kQwen2;
 extern const Family kQwen3;  // and Qwen3-MoE
 

@@ -13,6 +13,7 @@ constexpr int64_t kReadRows = 512;
 static_assert(kReadRows % kPanelColumns == 0);
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr ExpertNames kDense;  // and shared experts, which only families with these names have
 
 }  // namespace
 
@@ -57,20 +58,23 @@ PackedMatrix WeightLoader::pack(const std::string& name, int64_t rows, int64_t c
 }
 
 // Columns [columns) of the intermediate size: rows of gate and up, columns of down.
-MlpWeights WeightLoader::mlp(const std::string& prefix, int64_t intermediate, Slice columns) const {
-  const LoadedMatrix gate =
-      source_.matrix(prefix + "gate_proj.weight", intermediate, s_.hidden, columns, {0, s_.hidden});
-  const LoadedMatrix up =
-      source_.matrix(prefix + "up_proj.weight", intermediate, s_.hidden, columns, {0, s_.hidden});
-  const LoadedMatrix down =
-      source_.matrix(prefix + "down_proj.weight", s_.hidden, intermediate, {0, s_.hidden}, columns);
+MlpWeights WeightLoader::mlp(const std::string& prefix, const ExpertNames& names, int64_t intermediate,
+                             Slice columns) const {
+  const auto matrix = [&](const char* name, int64_t rows, int64_t cols, Slice row_slice, Slice col_slice) {
+    return source_.matrix(fmt::format("{}{}.weight", prefix, name), rows, cols, row_slice, col_slice);
+  };
+  const Slice all{0, s_.hidden};
+  const LoadedMatrix gate = matrix(names.gate_proj, intermediate, s_.hidden, columns, all);
+  const LoadedMatrix up = matrix(names.up_proj, intermediate, s_.hidden, columns, all);
+  const LoadedMatrix down = matrix(names.down_proj, s_.hidden, intermediate, all, columns);
   return pack_mlp(gate.view, up.view, down.view, pack_as(policy_, WeightRole::kLinear, gate.view),
                   pack_as(policy_, WeightRole::kLinear, down.view));
 }
 
 MoeWeights WeightLoader::moe(const std::string& layer) const {
   MoeWeights w;
-  const std::string p = layer + "mlp.";
+  const ExpertNames names = c_.expert_names();
+  const std::string p = layer + names.block;
   // The gate chooses; it keeps its stored precision in every --dtype.
   const LoadedMatrix gate = source_.matrix(p + "gate.weight", c_.n_routed_experts, s_.hidden);
   w.gate = PackedMatrix(gate.view, pack_as(policy_, WeightRole::kGate, gate.view));
@@ -78,10 +82,11 @@ MoeWeights WeightLoader::moe(const std::string& layer) const {
     w.bias = source_.vector_f32(p + "gate.e_score_correction_bias", c_.n_routed_experts);
   }
   for (int64_t e = s_.experts.begin; e < s_.experts.end; ++e) {
-    w.experts.push_back(mlp(fmt::format("{}experts.{}.", p, e), c_.moe_intermediate_size, s_.expert_columns));
+    w.experts.push_back(
+        mlp(fmt::format("{}experts.{}.", p, e), names, c_.moe_intermediate_size, s_.expert_columns));
   }
   w.has_shared = s_.shared_size > 0;
-  if (w.has_shared) w.shared = mlp(p + "shared_experts.", s_.shared_size, s_.shared_columns);
+  if (w.has_shared) w.shared = mlp(p + "shared_experts.", kDense, s_.shared_size, s_.shared_columns);
   return w;
 }
 
@@ -93,7 +98,7 @@ FeedForwardWeights WeightLoader::feed_forward(int64_t index) const {
   if (w.moe)
     w.routed = moe(p);
   else
-    w.dense = mlp(p + "mlp.", c_.intermediate_size, s_.dense_columns);
+    w.dense = mlp(p + "mlp.", kDense, c_.intermediate_size, s_.dense_columns);
   return w;
 }
 
@@ -140,27 +145,29 @@ int64_t WeightSizes::bytes(const WeightView& v, PackAs as) {
   return (v.rows + kPanelColumns - 1) / kPanelColumns * shape.panel_bytes();
 }
 
-int64_t WeightSizes::mlp(const std::string& prefix, Slice columns) const {
+int64_t WeightSizes::mlp(const std::string& prefix, const ExpertNames& names, Slice columns) const {
   if (columns.size() == 0) return 0;
-  return matrix(prefix + "gate_proj", columns, {0, s_.hidden}) +
-         matrix(prefix + "up_proj", columns, {0, s_.hidden}) +
-         matrix(prefix + "down_proj", {0, s_.hidden}, columns);
+  return matrix(prefix + names.gate_proj, columns, {0, s_.hidden}) +
+         matrix(prefix + names.up_proj, columns, {0, s_.hidden}) +
+         matrix(prefix + names.down_proj, {0, s_.hidden}, columns);
 }
 
 int64_t WeightSizes::decoder(const std::function<int64_t(const std::string& layer)>& attention) const {
   // The embedding doubles as head where they are tied, and is no Linear of its own name.
   int64_t sum = matrix(c_.tie_word_embeddings ? "model.embed_tokens" : "lm_head", s_.vocab_rows,
                        {0, s_.hidden}, WeightRole::kHead);
+  const ExpertNames names = c_.expert_names();
   for (int64_t l = 0; l < s_.layers; ++l) {
-    const std::string p = layer_prefix(l), m = p + "mlp.";
+    const std::string p = layer_prefix(l), m = p + names.block;
     sum += attention(p);
     if (!c_.is_moe_layer(l)) {
-      sum += mlp(m, s_.dense_columns);
+      sum += mlp(p + "mlp.", kDense, s_.dense_columns);
       continue;
     }
     // Experts of a layer are stored alike.
-    sum += s_.experts.size() * mlp(fmt::format("{}experts.{}.", m, s_.experts.begin), s_.expert_columns);
-    sum += mlp(m + "shared_experts.", s_.shared_columns);
+    sum +=
+        s_.experts.size() * mlp(fmt::format("{}experts.{}.", m, s_.experts.begin), names, s_.expert_columns);
+    sum += mlp(m + "shared_experts.", kDense, s_.shared_columns);
     sum += static_cast<int64_t>(packed_bytes(c_.n_routed_experts, s_.hidden, c_.dtype));
   }
   return sum;
@@ -171,8 +178,9 @@ int64_t WeightSizes::decoder(const std::function<int64_t(const std::string& laye
 TensorNames decoder_tensor_names(
     const ModelConfig& c, const std::function<void(const std::string& layer, TensorNames&)>& attention) {
   TensorNames names{kEmbedding, "model.norm.weight", "lm_head.weight"};
-  const auto mlp = [&](const std::string& prefix) {
-    for (const char* part : {"gate_proj", "up_proj", "down_proj"}) names.insert(prefix + part + ".weight");
+  const ExpertNames expert = c.expert_names();
+  const auto mlp = [&](const std::string& prefix, const ExpertNames& n) {
+    for (const char* part : {n.gate_proj, n.up_proj, n.down_proj}) names.insert(prefix + part + ".weight");
   };
   for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
     const std::string p = layer_prefix(l);
@@ -180,13 +188,14 @@ TensorNames decoder_tensor_names(
       names.insert(p + name + ".weight");
     attention(p, names);
     if (!c.is_moe_layer(l)) {
-      mlp(p + "mlp.");
+      mlp(p + "mlp.", kDense);
       continue;
     }
-    names.insert(p + "mlp.gate.weight");
-    if (c.topk_method == TopkMethod::kNoauxTc) names.insert(p + "mlp.gate.e_score_correction_bias");
-    for (int64_t e = 0; e < c.n_routed_experts; ++e) mlp(fmt::format("{}mlp.experts.{}.", p, e));
-    if (c.n_shared_experts > 0) mlp(p + "mlp.shared_experts.");
+    const std::string m = p + expert.block;
+    names.insert(m + "gate.weight");
+    if (c.topk_method == TopkMethod::kNoauxTc) names.insert(m + "gate.e_score_correction_bias");
+    for (int64_t e = 0; e < c.n_routed_experts; ++e) mlp(fmt::format("{}experts.{}.", m, e), expert);
+    if (c.n_shared_experts > 0) mlp(m + "shared_experts.", kDense);
   }
   if (c.quant.format == WeightFormat::kFloat) return names;
   std::vector<std::string> scales;

@@ -70,7 +70,8 @@ class WeightLoader {
                          const std::function<void(double)>& progress) const;
 
  private:
-  MlpWeights mlp(const std::string& prefix, int64_t intermediate, Slice columns) const;
+  MlpWeights mlp(const std::string& prefix, const ExpertNames& names, int64_t intermediate,
+                 Slice columns) const;
   MoeWeights moe(const std::string& layer) const;
   FeedForwardWeights feed_forward(int64_t index) const;
 
@@ -99,7 +100,7 @@ class WeightSizes {
   int64_t decoder(const std::function<int64_t(const std::string& layer)>& attention) const;
 
  private:
-  int64_t mlp(const std::string& prefix, Slice columns) const;
+  int64_t mlp(const std::string& prefix, const ExpertNames& names, Slice columns) const;
 
   const ModelConfig& c_;
   const DecoderShapes& s_;

@@ -22,8 +22,8 @@ std::string golden_dir(const std::string& name);
 /// Golden models of every family: what each must hold to, all of them are asked for. A new family adds its
 /// line here.
 inline constexpr const char* kFamilies[] = {
-    "v3-tiny",    "v2-tiny",    "v2lite-tiny",  // DeepSeek
-    "llama-tiny", "qwen2-tiny", "qwen3-tiny",  "qwen3moe-tiny",
+    "v3-tiny",    "v2-tiny",      "v2lite-tiny",  // DeepSeek
+    "llama-tiny", "mistral-tiny", "mixtral-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny",
 };
 
 /// Starts a group with thread ranks, or, in a binary that runs under mpirun, with its processes. Null

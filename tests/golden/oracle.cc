@@ -30,8 +30,10 @@ OracleConfig::OracleConfig(const std::string& text) {
   const std::string architecture = json.at("architectures").at(0);
   o_bias = value_or(json, "attention_bias", false), qkv_bias = o_bias || architecture == "Qwen2ForCausalLM";
   qk_norm = architecture.starts_with("Qwen3");
-  intermediate = json.at("intermediate_size"), moe_intermediate = integer("moe_intermediate_size", 0);
-  experts = integer("n_routed_experts", integer("num_experts", 0)),
+  mixtral = architecture == "MixtralForCausalLM";
+  intermediate = json.at("intermediate_size"),
+  moe_intermediate = integer("moe_intermediate_size", intermediate);
+  experts = integer("n_routed_experts", integer("num_experts", integer("num_local_experts", 0))),
   shared_experts = integer("n_shared_experts", 0);
   top_k = integer("num_experts_per_tok", 0);
   groups = integer("n_group", 1), top_groups = integer("topk_group", 1);
@@ -41,10 +43,10 @@ OracleConfig::OracleConfig(const std::string& text) {
   tied = value_or(json, "tie_word_embeddings", false);
   const std::string method = value_or<std::string>(json, "topk_method", v3 ? "noaux_tc" : "greedy");
   v3_gate = method == "noaux_tc", by_groups = method != "greedy";
-  normalise = value_or(json, "norm_topk_prob", v3);
+  normalise = value_or(json, "norm_topk_prob", v3 || mixtral);
   // Of every norm. Hugging Face keeps 1e-6 in q_a_layernorm and kv_a_layernorm whatever the config says,
   // vLLM does as this; no published model sets another value.
-  eps = value_or(json, "rms_norm_eps", 1e-6);
+  eps = value_or(json, "rms_norm_eps", mixtral ? 1e-5 : 1e-6);
   routed_scaling = value_or(json, "routed_scaling_factor", v3 ? 2.5 : 1.0);
 
   const Json none = Json::object();
@@ -116,9 +118,10 @@ Oracle::Oracle(const std::string& config_json, const WeightSource& source) : c_(
 
 Oracle::Mlp Oracle::load_mlp(const WeightSource& source, const std::string& prefix,
                              int64_t intermediate) const {
-  return {read_matrix(source, prefix + "gate_proj.weight", intermediate, c_.hidden),
-          read_matrix(source, prefix + "up_proj.weight", intermediate, c_.hidden),
-          read_matrix(source, prefix + "down_proj.weight", c_.hidden, intermediate)};
+  return {
+      read_matrix(source, prefix + (c_.mixtral ? "w1.weight" : "gate_proj.weight"), intermediate, c_.hidden),
+      read_matrix(source, prefix + (c_.mixtral ? "w3.weight" : "up_proj.weight"), intermediate, c_.hidden),
+      read_matrix(source, prefix + (c_.mixtral ? "w2.weight" : "down_proj.weight"), c_.hidden, intermediate)};
 }
 
 void Oracle::load_latent(const WeightSource& source, const std::string& attn, Layer& w) const {
@@ -139,7 +142,7 @@ void Oracle::load_latent(const WeightSource& source, const std::string& attn, La
 Oracle::Layer Oracle::load_layer(const WeightSource& source, int64_t l) const {
   Layer w;
   const std::string layer = "model.layers." + std::to_string(l) + ".";
-  const std::string attn = layer + "self_attn.", mlp = layer + "mlp.";
+  const std::string attn = layer + "self_attn.", mlp = layer + (c_.mixtral ? "block_sparse_moe." : "mlp.");
   w.attention_norm = read_vector(source, layer + "input_layernorm.weight", c_.hidden);
   if (c_.grouped)
     load_grouped(source, attn, w);

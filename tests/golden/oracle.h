@@ -22,7 +22,7 @@ struct OracleConfig {
   std::vector<int64_t> dense_layers;
   bool grouped;  // grouped-query attention: then rope is the whole head, and so is v
   int64_t kv_heads;
-  bool qkv_bias, o_bias, qk_norm;
+  bool qkv_bias, o_bias, qk_norm, mixtral;
   bool tied, v3_gate, by_groups, normalise;
   double eps, routed_scaling, softmax_scale, rotation_scale;
   std::vector<double> frequencies;  // [rope / 2], radians per position

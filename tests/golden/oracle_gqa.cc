@@ -1,4 +1,4 @@
-// Grouped-query attention of the oracle: Llama, Qwen2, Qwen3.
+// Grouped-query attention of the oracle.
 #include "golden/oracle_math.h"
 
 namespace duet {

@@ -12,6 +12,7 @@
 
 #include "golden/harness.h"
 #include "load/checkpoint.h"
+#include "load/quant_config.h"
 #include "load/quantize.h"
 #include "load/safetensors.h"
 
@@ -94,7 +95,7 @@ void write_rounded(const std::string& from, const std::string& to, bool as_fp8) 
   std::vector<std::vector<uint8_t>> bytes;
   bytes.reserve(2 * checkpoint.tensors().size());
   for (const TensorInfo& info : checkpoint.tensors()) {
-    if (!info.name.ends_with("_proj.weight")) {
+    if (!is_projection(info.name)) {
       tensors.push_back({{info.name, *info.dtype, info.shape}, info.data});
       continue;
     }

@@ -57,6 +57,8 @@ TEST(GqaConfig, AbsentFieldsFollowFromOthers) {
   EXPECT_EQ(c.head_dim, 8);
   EXPECT_EQ(c.num_key_value_heads, 8);
   EXPECT_EQ(c.max_position_embeddings, 4096);
+  EXPECT_EQ(parse(without(fixture("qwen3-tiny"), "head_dim")).head_dim, 128) << "Qwen3 names its own default";
+  EXPECT_EQ(parse(without(fixture("qwen3moe-tiny"), "head_dim")).head_dim, 8);
   const ModelConfig biased = parse(with(fixture("llama-tiny"), "attention_bias", true));
   EXPECT_TRUE(biased.qkv_bias && biased.o_bias);
 }
@@ -99,10 +101,10 @@ TEST(GqaConfig, RefusesByName) {
                       "divisor");
   expect_config_error(ErrorKind::kCorrupt, with(llama, "head_dim", 15), "head_dim", "even");
   expect_config_error(ErrorKind::kUnsupported, with(llama, "mlp_bias", true), "mlp_bias");
-  expect_config_error(ErrorKind::kUnsupported, with(llama, "sliding_window", 4096), "sliding_window");
+  expect_config_error(ErrorKind::kUnsupported, with(llama, "sliding_window", 4095), "sliding_window");
   expect_config_error(ErrorKind::kUnsupported, with(llama, "partial_rotary_factor", 0.5),
                       "partial_rotary_factor");
-  json qwen = with(fixture("qwen2-tiny"), "sliding_window", 4096);
+  json qwen = with(fixture("qwen2-tiny"), "sliding_window", 4095);
   EXPECT_EQ(parse(qwen).num_hidden_layers, 3) << "use_sliding_window is false";
   EXPECT_EQ(parse(without(qwen, "use_sliding_window")).num_hidden_layers, 3) << "and so by default";
   qwen["use_sliding_window"] = true;
@@ -112,6 +114,65 @@ TEST(GqaConfig, RefusesByName) {
   expect_config_error(ErrorKind::kUnsupported,
                       with(llama, "layer_types", {"full_attention", "sliding_attention", "full_attention"}),
                       "layer_types", "full_attention");
+}
+
+TEST(GqaConfig, Mistral) {
+  const json j = fixture("mistral-tiny");
+  const ModelConfig c = parse(j);
+  EXPECT_EQ(c.architecture, Architecture::kMistral);
+  EXPECT_EQ(c.head_dim, 24);
+  EXPECT_EQ(c.num_key_value_heads, 4);
+  EXPECT_EQ(parse(without(j, "head_dim")).head_dim, 8);
+  EXPECT_EQ(parse(without(j, "max_position_embeddings")).max_position_embeddings, 131072);
+  EXPECT_FALSE(parse(with(j, "attention_bias", true)).qkv_bias) << "no field of this family";
+}
+
+TEST(GqaConfig, SlidingWindowOfMistral) {
+  json j = with(fixture("mistral-tiny"), "max_position_embeddings", 32768);
+  EXPECT_NO_THROW(parse(j)) << "null: none";
+  expect_config_error(ErrorKind::kUnsupported, with(j, "sliding_window", 4096), "sliding_window", "4096");
+  expect_config_error(ErrorKind::kUnsupported, with(j, "sliding_window", 32767), "sliding_window");
+  EXPECT_NO_THROW(parse(with(j, "sliding_window", 32768))) << "no sequence is longer";
+  expect_config_error(ErrorKind::kUnsupported, without(j, "sliding_window"), "sliding_window", "missing",
+                      "absent means 4096");
+  EXPECT_NO_THROW(parse(with(without(j, "sliding_window"), "max_position_embeddings", 4096)));
+  expect_config_error(ErrorKind::kCorrupt, with(j, "sliding_window", "4k"), "sliding_window");
+}
+
+TEST(GqaConfig, Mixtral) {
+  const json j = fixture("mixtral-tiny");
+  const ModelConfig c = parse(j);
+  EXPECT_EQ(c.n_routed_experts, 8);
+  EXPECT_EQ(c.num_experts_per_tok, 3);
+  EXPECT_EQ(c.moe_intermediate_size, c.intermediate_size);
+  EXPECT_TRUE(c.norm_topk_prob) << "a softmax over the chosen ones";
+  EXPECT_EQ(c.num_moe_layers(), 3);
+  EXPECT_EQ(c.expert_names().block, std::string("block_sparse_moe."));
+  EXPECT_EQ(parse(without(j, "rope_theta")).rope.theta, 1e6);
+  EXPECT_EQ(parse(without(j, "rms_norm_eps")).rms_norm_eps, 1e-5);
+  EXPECT_NO_THROW(parse(without(j, "sliding_window"))) << "none, unlike Mistral";
+  expect_config_error(ErrorKind::kUnsupported, with(j, "sliding_window", 4095), "sliding_window");
+  expect_config_error(ErrorKind::kCorrupt, with(j, "num_experts_per_tok", 9), "num_experts_per_tok");
+}
+
+TEST(GqaConfig, LayersWithAWindowOfQwen) {
+  json j = with(fixture("qwen2-tiny"), "use_sliding_window", true);
+  j["sliding_window"] = 64;
+  j.erase("max_window_layers");
+  EXPECT_NO_THROW(parse(j)) << "the first 28 layers never have one";
+  expect_config_error(ErrorKind::kUnsupported, with(j, "num_hidden_layers", 29), "sliding_window");
+  j["max_window_layers"] = 0;
+  expect_config_error(ErrorKind::kUnsupported, j, "sliding_window");
+  EXPECT_NO_THROW(parse(with(j, "layer_types", {"full_attention", "full_attention", "full_attention"})))
+      << "the list decides";
+  j.erase("sliding_window");
+  j["max_position_embeddings"] = 8192;
+  expect_config_error(ErrorKind::kUnsupported, j, "sliding_window", "absent means 4096");
+  EXPECT_NO_THROW(parse(with(j, "sliding_window", nullptr)));
+  json moe = with(fixture("qwen3moe-tiny"), "use_sliding_window", true);
+  moe["sliding_window"] = 64;
+  moe["max_window_layers"] = 48;
+  expect_config_error(ErrorKind::kUnsupported, moe, "sliding_window");
 }
 
 TEST(GqaConfig, RankCounts) {

@@ -213,7 +213,7 @@ TEST(Config, RefusesByNameWhatItCannotDo) {
   expect_config_error(ErrorKind::kUnsupported, with("hidden_act", "gelu"), "hidden_act", "\"gelu\"", "silu");
   expect_config_error(ErrorKind::kUnsupported, with("attention_bias", true), "attention_bias");
   expect_config_error(ErrorKind::kUnsupported, with("mlp_bias", true), "mlp_bias");
-  expect_config_error(ErrorKind::kUnsupported, with("sliding_window", 4096), "sliding_window");
+  expect_config_error(ErrorKind::kUnsupported, with("sliding_window", 4095), "sliding_window");
   expect_config_error(ErrorKind::kUnsupported, with("torch_dtype", "float8_e4m3fn"), "torch_dtype",
                       "bfloat16");
   expect_config_error(ErrorKind::kUnsupported, with("topk_method", "best"), "topk_method", "\"best\"",
