@@ -93,7 +93,8 @@ std::string cell(std::string text) {
 
 std::string overview_help() {
   std::string text =
-      "Duet runs DeepSeek-class models, Llama, Mistral and Qwen on several ranks and hides communication behind "
+      "Duet runs DeepSeek-class models, Llama, Mistral and Qwen on several ranks and hides communication "
+      "behind "
       "arithmetic.\n\n"
       "usage: duet VERB ... (duet VERB --help explains one)\n\n";
   for (const VerbSpec& verb : verb_table()) {

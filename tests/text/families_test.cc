@@ -65,7 +65,8 @@ TEST_P(FamilyTokenizer, Chats) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, FamilyTokenizer,
-                         testing::Values("llama2", "llama2_metaspace", "llama3", "mistral", "mistral_bytes", "qwen"),
+                         testing::Values("llama2", "llama2_metaspace", "llama3", "mistral", "mistral_bytes",
+                                         "qwen"),
                          [](const auto& form) { return std::string(form.param); });
 
 std::string error_of(const json& file) {
