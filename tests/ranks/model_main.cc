@@ -15,7 +15,12 @@ int main(int argc, char** argv) {
     if (world->rank() != 0)
       delete testing::UnitTest::GetInstance()->listeners().Release(
           testing::UnitTest::GetInstance()->listeners().default_result_printer());
-    return RUN_ALL_TESTS();
+    const int failed = RUN_ALL_TESTS();
+    if (testing::UnitTest::GetInstance()->test_to_run_count() == 0) {
+      std::fprintf(stderr, "the filter names no test\n");
+      return 1;
+    }
+    return failed;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;
