@@ -61,8 +61,8 @@ SplitPolicy policy_of(DboMode mode, const OverlapBenchOptions& options) {
   return policy;
 }
 
-StepBatch batch_of(RankGroup& group, const ProbeShape& shape) {
-  return probe_batch(shape, group.info().block_size, group.info().config.vocab_size);
+StepBatch batch_of(RankGroup& group, const ProbeShape& shape, bool whole_logits = false) {
+  return probe_batch(shape, group.info().block_size, group.info().config.vocab_size, whole_logits);
 }
 
 class Bench {
@@ -70,8 +70,18 @@ class Bench {
   Bench(RankGroup& group, const ProbeShape& shape, const OverlapBenchOptions& options)
       : group_(group),
         whole_(batch_of(group, shape)),
+        with_logits_(batch_of(group, shape, true)),
         on_(policy_of(DboMode::kOn, options)),
         auto_(policy_of(DboMode::kAuto, options)) {}
+
+  // Warms up, and compares all logits; the timed runs compare the tokens that they lead to.
+  void compare_logits(DboMode mode) {
+    StepBatch batch = with_logits_;
+    const StepResult result = group_.run(batch, mode == DboMode::kOff ? SplitPolicy{} : on_, nullptr);
+    if (logits_.empty()) logits_.assign(result.logits.begin(), result.logits.end());
+    exact_ = exact_ && result.logits.size() == logits_.size() &&
+             std::memcmp(result.logits.data(), logits_.data(), logits_.size() * sizeof(float)) == 0;
+  }
 
   Sample planned(const SplitPolicy& policy, Plan* plan) {
     StepBatch batch = whole_;
@@ -117,18 +127,18 @@ class Bench {
     const StepResult result = run();
     Sample sample{static_cast<double>(result.step_ns) * 1e-6, {}};
     if (compare) {
-      if (logits_.empty()) logits_.assign(result.logits.begin(), result.logits.end());
-      exact_ = exact_ && result.logits.size() == logits_.size() &&
-               std::memcmp(result.logits.data(), logits_.data(), logits_.size() * sizeof(float)) == 0;
+      if (best_.empty()) best_.assign(result.best.begin(), result.best.end());
+      exact_ = exact_ && std::equal(result.best.begin(), result.best.end(), best_.begin(), best_.end());
     }
     sample.stats = group_.stats();
     return sample;
   }
 
   RankGroup& group_;
-  StepBatch whole_;
+  StepBatch whole_, with_logits_;
   SplitPolicy on_, auto_;
   std::vector<float> logits_;
+  std::vector<BestToken> best_;
   bool exact_ = true;
 };
 
@@ -191,10 +201,10 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
   const int total = 2 + options.repeats * 3 + explaining * 3;
   int done = 0;
   const auto did = [&](int runs = 1) { progress(done += runs, total); };
-  bench.off();  // both warm up
-  did();
-  bench.on(nullptr);
-  did();
+  for (const DboMode mode : {DboMode::kOff, DboMode::kOn}) {
+    bench.compare_logits(mode);
+    did();
+  }
   for (int r = 0; r < options.repeats; ++r) {
     Bench::Same same = Bench::Same::kNeither;
     // The order turns, so that nothing always runs after the same neighbour.

@@ -186,6 +186,16 @@ void Communicator::gather_rows_f32(ConstRows own, std::span<const int64_t> width
       column += widths[r];
     }
   }
+  if (size_ == 1) return;
+  clear_spans();
+  std::byte done{1};
+  if (rank_ == root) {
+    for (size_t r = 0; r < send_.size(); ++r)
+      if (static_cast<int>(r) != rank_) send_[r] = {&done, 1};
+  } else {
+    recv_[static_cast<size_t>(root)] = {&done, 1};
+  }
+  exchange();
 }
 
 void Communicator::all_gather_bytes(ConstBytes own, Bytes all) {

@@ -103,7 +103,9 @@ class Communicator {
                         std::span<const int64_t> recv_bytes);
 
   /// Columns sharded over ranks, exactly as they are: own [rows, widths[rank]] → on `root`
-  /// out [rows, Σ widths] (elsewhere out is not touched). Widths may be uneven or 0.
+  /// out [rows, Σ widths] (elsewhere out is not touched). Widths may be uneven or 0. Returns on every rank
+  /// when the root has all of it: what a sender's kernel took would otherwise pass for arrived, and the
+  /// wire's time would be in nobody's figures.
   void gather_rows_f32(ConstRows own, std::span<const int64_t> widths, Rows out, int root);
 
   /// Every rank ends with root's bytes; the length travels too.

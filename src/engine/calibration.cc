@@ -81,7 +81,9 @@ class Calibration {
 
   int64_t measure(const ProbeShape& s, int parts, bool observe) {
     if (!fits(s)) return 0;
-    StepBatch batch = probe_batch(s, info_.block_size, info_.config.vocab_size);
+    // Both ways to the next token are met: prefill asks for the likeliest, decoding for all logits.
+    const bool whole_logits = s.phase == ProbePhase::kDecode && parts == 1;
+    StepBatch batch = probe_batch(s, info_.block_size, info_.config.vocab_size, whole_logits);
     batch.observe = observe;
     ++steps_;
     if (parts == 1) return group_.run(batch).step_ns;

@@ -127,7 +127,7 @@ void CostTable::observe_alone(const StageKinds& kinds, const std::vector<MicroBa
   }
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];
-    const size_t kind = at % classes / 2, wanted = at % 2;
+    const size_t kind = at % classes / kRowSets, wanted = at % kRowSets;
     if (count[at] == 0 || w.rows[wanted] == 0) continue;
     if (kinds.kinds()[kind].attention)
       attention_.add(w.attention[wanted], ns[at] / count[at]);
@@ -159,7 +159,7 @@ std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector
   std::vector<float> ns(work.size() * classes);
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];
-    const size_t kind = at % classes / 2, wanted = at % 2;
+    const size_t kind = at % classes / kRowSets, wanted = at % kRowSets;
     if (kind >= curves_.size() || w.rows[wanted] == 0) continue;
     const StageKinds::Kind& k = kinds.kinds()[kind];
     const double value =

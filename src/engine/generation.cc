@@ -28,6 +28,9 @@ struct Generator::Continuation {
   Delta delta;          // of this step
 
   const ResolvedParams& params() const { return request->given.params; }
+  bool best_will_do() const {
+    return params().logprobs < 0 && Sampler::takes_best(params(), sequence.generated());
+  }
 };
 
 Generator::Generator(Engine& engine, BlockManager* blocks)
@@ -59,6 +62,7 @@ void Generator::add(int64_t id, GenerationRequest request, DeltaSink sink, int64
     c.sequence.prompt_tokens = c.sequence.length();
     // The logits of the last token of a prompt are no prompt_logprobs, but the first step of sampling.
     c.sequence.first_wanted = params.prompt_logprobs >= 0 && sample == 0 ? 0 : c.sequence.length() - 1;
+    c.sequence.best_will_do = c.best_will_do();
     if (engine_.text()) c.stream = engine_.text()->stream(params.skip_special_tokens);
     r.unfinished.push_back(c.sequence.id);
     scheduler_.add(&c.sequence);
@@ -103,7 +107,7 @@ const Step& Generator::step() {
       if (token + 1 < c.sequence.length())
         take_prompt_row(c, token, row);
       else
-        advance(c, row, now);
+        advance(c, row, result.best[i], now);
     } catch (const std::exception&) {
       close(c, Finish::kError, std::current_exception());
     }
@@ -118,16 +122,19 @@ void Generator::take_prompt_row(Continuation& c, int64_t token, std::span<const 
   c.sequence.first_wanted = token + 1;  // a preempted prompt hands over each row once
 }
 
-void Generator::advance(Continuation& c, std::span<const float> logits, int64_t now) {
+void Generator::advance(Continuation& c, std::span<const float> logits, const BestToken& best, int64_t now) {
   const ResolvedParams& params = c.params();
   Sequence& sequence = c.sequence;
   const int32_t token =
-      engine_.sampler().sample(logits, {&params, sequence.tokens, sequence.prompt_tokens, c.sample});
+      best.id != BestToken::kWholeRow
+          ? Sampler::take(best)
+          : engine_.sampler().sample(logits, {&params, sequence.tokens, sequence.prompt_tokens, c.sample});
   c.delta.token_ids.push_back(token);
   if (params.logprobs >= 0)
     c.delta.logprobs.push_back(engine_.sampler().logprobs(logits, token, params.logprobs));
   c.delta.at_ns = now;
   sequence.append(token);
+  sequence.best_will_do = c.best_will_do();
   Finish finish =
       check_token(params, token, sequence.generated(), sequence.length(), engine_.info().max_model_len);
   if (finish == Finish::kStop && std::binary_search(params.requested_stop_token_ids.begin(),

@@ -80,7 +80,7 @@ class Generator {
   struct Request;
   struct Continuation;
 
-  void advance(Continuation& c, std::span<const float> logits, int64_t now);
+  void advance(Continuation& c, std::span<const float> logits, const BestToken& best, int64_t now);
   void take_prompt_row(Continuation& c, int64_t token, std::span<const float> logits);
   bool add_text(Continuation& c, const std::string& piece);
   void deliver(Continuation& c);

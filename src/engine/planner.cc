@@ -101,7 +101,7 @@ std::vector<SpanShape> Planner::shapes(const StepBatch& batch) const {
     double row = 0, layers = 0;
     const Recording& r = recording_(1);
     for (size_t s = 0; s < r.stages.size(); ++s) {
-      const StageKinds::Kind& kind = kinds_->kinds()[static_cast<size_t>(kinds_->class_of(s) / 2)];
+      const StageKinds::Kind& kind = kinds_->kinds()[static_cast<size_t>(kinds_->class_of(s)) / kRowSets];
       if (kind.attention) layers += 1;
       if (kind.lane == Lane::kCompute && !kind.attention)
         row += double{ns[static_cast<size_t>(kinds_->class_of(s))]};
@@ -245,6 +245,7 @@ Plan Planner::plan(StepBatch& batch, const SplitPolicy& policy) {
                            static_cast<int64_t>(policy.imbalance * 1e6),
                            coarse(work.rows[0]),
                            coarse(work.rows[1]),
+                           coarse(work.rows[2]),
                            coarse(static_cast<double>(batch.spans.size()))};
   for (double feature : work.attention[0]) key.push_back(coarse(feature));
   auto found = choices_.find(key);

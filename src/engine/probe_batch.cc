@@ -57,11 +57,12 @@ int64_t ProbeShape::blocks(int block_size) const {
   return blocks;
 }
 
-StepBatch probe_batch(const ProbeShape& shape, int block_size, int64_t vocab_size) {
+StepBatch probe_batch(const ProbeShape& shape, int block_size, int64_t vocab_size, bool whole_logits) {
   StepBatch batch;
   each_sequence(shape, [&](int64_t rows, AttentionForm form) {
     add_sequence(batch, rows, shape.context, form, block_size, vocab_size);
   });
+  if (!whole_logits) batch.best_rows = batch.logits_rows;
   batch.borders = {0, batch.rows()};
   return batch;
 }

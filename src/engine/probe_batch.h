@@ -24,7 +24,8 @@ struct ProbeShape {
   int64_t blocks(int block_size) const;
 };
 
-/// The step, not yet cut into micro-batches. One row of logits per sequence.
-StepBatch probe_batch(const ProbeShape& shape, int block_size, int64_t vocab_size);
+/// The step, not yet cut into micro-batches. Of one row per sequence the likeliest next token is wanted, or
+/// with `whole_logits` the logits.
+StepBatch probe_batch(const ProbeShape& shape, int block_size, int64_t vocab_size, bool whole_logits = false);
 
 }  // namespace duet

@@ -245,6 +245,7 @@ StepResult Rank::step(const StepBatch& batch) {
         log_warning("the trace is full after {} steps; later steps are not in it", traced_.size());
     }
     result.logits = model_->logits();
+    result.best = model_->best_tokens();
     return result;
   } catch (const std::exception& e) {
     comm_->abort(fmt::format("rank {}: {}", comm_->rank(), e.what()));

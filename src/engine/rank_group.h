@@ -80,7 +80,8 @@ MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config);
 
 /// Rank 0's view of one step.
 struct StepResult {
-  std::span<const float> logits;  // [logits rows, vocab], until the next step
+  std::span<const float> logits;    // [logits rows, vocab], until the next step
+  std::span<const BestToken> best;  // [logits rows]: what stands in for the row where that was asked for
   int64_t step_ns = 0;
   int64_t exposed_ns = 0;  // the compute lane waited for the comm lane
   int64_t comm_ns = 0;     // the comm lane was busy

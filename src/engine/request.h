@@ -19,6 +19,8 @@ struct Sequence {
   AttentionForm prompt_form = AttentionForm::kExpanded;
   /// Logits are wanted of tokens from this index on (the last one, for generation).
   int64_t first_wanted = 0;
+  /// For the last token's successor the likeliest token will do.
+  bool best_will_do = false;
 
   int64_t computed = 0;
   std::vector<int32_t> blocks;    // of the KV cache, in order of position

@@ -74,14 +74,28 @@ void Sampler::penalise(const SampleInput& input) {
   for (const int32_t id : input.tokens) counts_[static_cast<size_t>(id)] = 0;
 }
 
+namespace {
+bool too_early(const ResolvedParams& p, int64_t generated) {
+  return generated < p.min_tokens && !p.stop_token_ids.empty();
+}
+}  // namespace
+
+bool Sampler::takes_best(const ResolvedParams& p, int64_t generated) {
+  return p.greedy() && !too_early(p, generated) && !p.penalised() && p.logit_bias.empty();
+}
+
+int32_t Sampler::take(const BestToken& best) {
+  if (best.id < 0 || !(best.logit > kRuledOut)) not_numbers();
+  return best.id;
+}
+
 // Fills values_ when something changes the row; false: take the row as it is.
 bool Sampler::adjust(std::span<const float> logits, const SampleInput& input) {
   const ResolvedParams& p = *input.params;
   const int64_t generated = static_cast<int64_t>(input.tokens.size()) - input.prompt_tokens;
-  const bool too_early = generated < p.min_tokens && !p.stop_token_ids.empty();
-  if (p.greedy() && !too_early && !p.penalised() && p.logit_bias.empty()) return false;
+  if (takes_best(p, generated)) return false;
   std::copy(logits.begin(), logits.end(), values_.begin());
-  if (too_early)
+  if (too_early(p, generated))
     for (const int32_t id : p.stop_token_ids) values_[static_cast<size_t>(id)] = kRuledOut;
   for (const auto& [id, bias] : p.logit_bias) values_[static_cast<size_t>(id)] += bias;
   if (p.penalised()) penalise(input);

@@ -11,6 +11,7 @@
 #include "base/cpu.h"
 #include "duet/llm.h"
 #include "engine/params.h"
+#include "model/batch.h"
 
 namespace duet {
 
@@ -29,6 +30,11 @@ class Sampler {
   /// In vLLM's order: no stop token before min_tokens, logit_bias, penalties, greedy or temperature, min_p,
   /// top_k, top_p, one draw. NaN counts as −infinity; throws Error(kInternal) when no logit is a number.
   int32_t sample(std::span<const float> logits, const SampleInput& input);
+
+  /// True where sample() takes the likeliest token of the row as it is.
+  static bool takes_best(const ResolvedParams& params, int64_t generated);
+  /// What sample() gives for a row of which only that is known; throws as it does.
+  static int32_t take(const BestToken& best);
 
   /// Log-softmax of the raw logits for `token` and the `top` likeliest (vLLM's raw_logprobs).
   TokenLogprob logprobs(std::span<const float> logits, int32_t token, int top);

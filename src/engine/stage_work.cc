@@ -41,7 +41,12 @@ StageKinds::StageKinds(const std::vector<Stage>& stages) {
     auto kind =
         std::find_if(kinds_.begin(), kinds_.end(), [&](const Kind& k) { return k.name == stage.kind; });
     if (kind == kinds_.end()) kind = kinds_.insert(kind, {stage.kind, stage.lane, stage.kind == "attn_core"});
-    class_.push_back(2 * static_cast<int>(kind - kinds_.begin()) + (wanted ? 1 : 0));
+    const RowSetKind rows = stage.kind == "logits_gather" ? RowSetKind::kWhole
+                            : stage.kind == "best_gather" ? RowSetKind::kBest
+                            : wanted                      ? RowSetKind::kWanted
+                                                          : RowSetKind::kAll;
+    class_.push_back(static_cast<int>(kRowSets) * static_cast<int>(kind - kinds_.begin()) +
+                     static_cast<int>(rows));
     wanted = wanted || (stage.layer == last && stage.kind == "attn_in");
   }
 }
@@ -60,6 +65,7 @@ std::vector<MicroBatchWork> work_of(const StepBatch& batch) {
       add_span(last - first, start, span.form, w.attention[0]);
       for (; row != batch.logits_rows.end() && *row < last; ++row) {
         w.rows[1] += 1;
+        w.rows[std::binary_search(batch.best_rows.begin(), batch.best_rows.end(), *row) ? 3 : 2] += 1;
         add_span(1, span.start_position + *row - span.first_row, span.form, w.attention[1]);
       }
     }

@@ -12,9 +12,13 @@
 
 namespace duet {
 
+/// The rows of its micro-batch that a stage works on: all, past the last layer's KV write those whose logits
+/// are wanted, or of those the ones whose logits travel or whose likeliest token does.
+enum class RowSetKind : uint8_t { kAll, kWanted, kWhole, kBest };
+inline constexpr size_t kRowSets = 4;
+
 /// The kinds of a recording's stages, in order of first appearance: the same for any number of micro-batches.
-/// A stage's class is its kind, and whether it works on all rows of its micro-batch or, past the last layer's
-/// KV write, on those whose logits are wanted.
+/// A stage's class is its kind and its RowSetKind.
 class StageKinds {
  public:
   explicit StageKinds(const std::vector<Stage>& stages);
@@ -25,8 +29,8 @@ class StageKinds {
     bool attention = false;  // its cost follows the keys visited, not the rows alone
   };
   const std::vector<Kind>& kinds() const { return kinds_; }
-  size_t classes() const { return 2 * kinds_.size(); }
-  /// 2 · kind + (1 where only wanted rows are worked on).
+  size_t classes() const { return kRowSets * kinds_.size(); }
+  /// kRowSets · kind + RowSetKind.
   int class_of(size_t stage) const { return class_[stage]; }
 
  private:
@@ -39,10 +43,10 @@ class StageKinds {
 inline constexpr size_t kAttentionFeatures = 5;
 using AttentionWork = std::array<double, kAttentionFeatures>;
 
-/// One micro-batch; index 0: all rows, 1: wanted rows.
+/// One micro-batch, by RowSetKind. (No attention works on the last two.)
 struct MicroBatchWork {
-  std::array<double, 2> rows{};
-  std::array<AttentionWork, 2> attention{};
+  std::array<double, kRowSets> rows{};
+  std::array<AttentionWork, kRowSets> attention{};
 };
 std::vector<MicroBatchWork> work_of(const StepBatch& batch);
 

@@ -43,6 +43,8 @@ void add_piece(const ScheduledPiece& piece, Step& step) {
   step.new_generated_tokens += end - std::max(border, fresh);
   for (int64_t token = std::max(piece.first, sequence.first_wanted); token < end; ++token) {
     step.batch.logits_rows.push_back(static_cast<int32_t>(row + token - piece.first));
+    if (sequence.best_will_do && token + 1 == sequence.length())
+      step.batch.best_rows.push_back(step.batch.logits_rows.back());
     step.wanted.push_back({&sequence, token});
   }
 }

@@ -62,7 +62,7 @@ class Reader {
 };
 
 // A field that is not cut below or not sent would be a silent bug: a new one must come past here.
-static_assert(sizeof(StepBatch) == 6 * sizeof(std::vector<int>) + 8,
+static_assert(sizeof(StepBatch) == 7 * sizeof(std::vector<int>) + 8,
               "serialize, check and cut the new field");
 static_assert(sizeof(SequenceSpan) == 48, "serialize, check and cut the new field");
 
@@ -74,6 +74,7 @@ std::vector<std::byte> serialize(const StepBatch& batch) {
   w.vector(batch.spans);
   w.vector(batch.block_tables);
   w.vector(batch.logits_rows);
+  w.vector(batch.best_rows);
   w.vector(batch.borders);
   w.vector(batch.stage_ns);
   w.raw(&batch.overlap, sizeof(batch.overlap));
@@ -90,6 +91,7 @@ StepBatch deserialize_batch(std::span<const std::byte> bytes) {
   r.vector(batch.spans);
   r.vector(batch.block_tables);
   r.vector(batch.logits_rows);
+  r.vector(batch.best_rows);
   r.vector(batch.borders);
   r.vector(batch.stage_ns);
   r.raw(&batch.overlap, sizeof(batch.overlap));
@@ -138,6 +140,12 @@ void check_batch(const StepBatch& batch, const BatchLimits& limits) {
     if (row <= last || row >= rows) bad("logits rows must ascend within the batch");
     last = row;
   }
+  if (!std::is_sorted(batch.best_rows.begin(), batch.best_rows.end()) ||
+      std::adjacent_find(batch.best_rows.begin(), batch.best_rows.end()) != batch.best_rows.end() ||
+      !std::includes(batch.logits_rows.begin(), batch.logits_rows.end(), batch.best_rows.begin(),
+                     batch.best_rows.end())) {
+    bad("rows whose likeliest token is wanted must ascend among the logits rows");
+  }
   if (batch.borders.size() < 2 || batch.borders.front() != 0 || batch.borders.back() != rows ||
       !std::is_sorted(batch.borders.begin(), batch.borders.end()) ||
       std::adjacent_find(batch.borders.begin(), batch.borders.end()) != batch.borders.end()) {
@@ -159,6 +167,9 @@ std::vector<MicroBatch> cut_batch(const StepBatch& batch, int block_size, int ra
     part.rows = end - begin;
     part.first_logits_row = static_cast<int64_t>(logits);
     for (; logits < batch.logits_rows.size() && batch.logits_rows[logits] < end; ++logits) {
+      const bool best =
+          std::binary_search(batch.best_rows.begin(), batch.best_rows.end(), batch.logits_rows[logits]);
+      (best ? part.best_rows : part.whole_rows).push_back(std::ssize(part.logits_rows));
       part.logits_rows.push_back(batch.logits_rows[logits] - begin);
     }
     for (int r = 0; r <= ranks; ++r)

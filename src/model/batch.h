@@ -33,9 +33,12 @@ struct StepBatch {
   std::vector<SequenceSpan> spans;    // tile the rows, ascending
   std::vector<int32_t> block_tables;  // physical blocks of the KV cache, span by span
   std::vector<int32_t> logits_rows;   // rows whose logits are wanted, ascending
-  std::vector<int64_t> borders;       // micro-batches: [0, …, rows]
-  std::vector<float> stage_ns;        // costs by micro-batch and class of stage, for the order; may be empty
-  bool overlap = false;               // overlapped program; otherwise sequential, also of several parts
+  // Of those, ascending: only the likeliest token is wanted, not the row of logits. Greedy decoding asks
+  // for no more, and a vocabulary's worth of float32 per row would be the longest message of its step.
+  std::vector<int32_t> best_rows;
+  std::vector<int64_t> borders;  // micro-batches: [0, …, rows]
+  std::vector<float> stage_ns;   // costs by micro-batch and class of stage, for the order; may be empty
+  bool overlap = false;          // overlapped program; otherwise sequential, also of several parts
   LanesRun lanes = LanesRun::kBoth;
   bool observe = false;  // gather all ranks' times afterwards, for the cost table
   float stolen = 0;      // for the order: what a collective takes of the compute lane's core, see simulate()
@@ -43,6 +46,16 @@ struct StepBatch {
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }
   int micro_batches() const { return static_cast<int>(borders.size()) - 1; }
   bool operator==(const StepBatch&) const = default;
+};
+
+/// The likeliest token of a row of logits, the lowest id among equals.
+struct BestToken {
+  static constexpr int32_t kNoNumber = -1;  // the row is all NaN
+  static constexpr int32_t kWholeRow = -2;  // the row of logits itself was asked for
+  int32_t id = kWholeRow;
+  float logit = 0;
+
+  bool operator==(const BestToken&) const = default;
 };
 
 /// Limits a batch is checked against.
@@ -73,6 +86,8 @@ struct MicroBatch {
   std::vector<AttentionSpan> spans;  // first_row relative to this micro-batch
   std::vector<int64_t> logits_rows;  // relative to this micro-batch, ascending
   int64_t first_logits_row = 0;      // of its logits in the step's
+  std::vector<int64_t> best_rows;    // indices into logits_rows: only the likeliest token is wanted
+  std::vector<int64_t> whole_rows;   // the other indices
   std::vector<int64_t> owned;        // row_offsets of the ranks' shares, ranks + 1 entries
 };
 /// `batch` must outlive the result (block tables are pointed to).

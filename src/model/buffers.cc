@@ -15,6 +15,7 @@ BufferSizes::BufferSizes(const DecoderShapes& s, const BatchLimits& limits)
       top_k(s.top_k),
       vocab_local(s.vocab_rows.size()),
       vocab(s.vocab),
+      ranks(s.ranks),
       group_borders(s.experts.size() + 1),
       micro_batches(limits.max_micro_batches),
       all_to_all(s.all_to_all),
@@ -22,7 +23,8 @@ BufferSizes::BufferSizes(const DecoderShapes& s, const BatchLimits& limits)
 
 int64_t BufferSizes::bytes() const {
   int64_t elements = rows * (3 * hidden + q + heads + 4 * top_k) + group_borders * micro_batches;
-  elements += head_rows * (hidden + vocab_local + (root ? vocab : 0));
+  elements += head_rows * (hidden + vocab_local + 2);
+  if (root) elements += head_rows * (vocab + 2 * ranks + 2);
   if (all_to_all) elements += wide_rows * (2 * hidden + 2 * top_k) + rows * (2 * hidden + 2 * top_k);
   return elements * 4 + 32 * 64;  // every piece starts on its own 64-byte line
 }
@@ -44,7 +46,12 @@ DecoderBuffers::DecoderBuffers(const DecoderShapes& shapes, const BatchLimits& l
   group_offsets_ = arena_.take<int32_t>(static_cast<size_t>(n_.group_borders * n_.micro_batches));
   head_in_ = floats(n_.head_rows, n_.hidden);
   head_part_ = floats(n_.head_rows, n_.vocab_local);
-  if (n_.root) logits_ = floats(n_.head_rows, n_.vocab);
+  best_part_ = floats(n_.head_rows, 2);
+  if (n_.root) {
+    logits_ = floats(n_.head_rows, n_.vocab);
+    best_all_ = floats(n_.head_rows, 2 * n_.ranks);
+    best_ = arena_.take<BestToken>(static_cast<size_t>(n_.head_rows));
+  }
   if (n_.all_to_all) {
     send_ = floats(n_.wide_rows, n_.hidden);
     back_ = floats(n_.wide_rows, n_.hidden);
@@ -81,7 +88,13 @@ DecoderRows DecoderBuffers::rows_of(const MicroBatch& m, int index) const {
   const int64_t head_first = m.first_logits_row, head_count = static_cast<int64_t>(m.logits_rows.size());
   r.head_in = Rows(head_in_ + head_first * n_.hidden, head_count, n_.hidden);
   r.head_part = Rows(head_part_ + head_first * n_.vocab_local, head_count, n_.vocab_local);
-  if (logits_) r.logits = Rows(logits_ + head_first * n_.vocab, head_count, n_.vocab);
+  const auto best_count = std::ssize(m.best_rows);
+  r.best_part = Rows(best_part_ + head_first * 2, best_count, 2);
+  if (logits_) {
+    r.logits = Rows(logits_ + head_first * n_.vocab, head_count, n_.vocab);
+    r.best_all = Rows(best_all_ + head_first * 2 * ranks_, best_count, int64_t{2} * ranks_);
+    r.best = best_ + head_first;
+  }
   return r;
 }
 

@@ -17,7 +17,7 @@ struct BufferSizes {
   int64_t rows;       // of a step
   int64_t wide_rows;  // of `send` and `back`: every owned row once per destination rank
   int64_t head_rows;  // rows whose logits are wanted
-  int64_t hidden, q, heads, top_k, vocab_local, vocab;
+  int64_t hidden, q, heads, top_k, vocab_local, vocab, ranks;
   int64_t group_borders;  // per micro-batch: local experts + 1
   int64_t micro_batches;
   bool all_to_all, root;
@@ -47,6 +47,11 @@ struct DecoderRows {
   Rows head_in;    // [logits rows, hidden]
   Rows head_part;  // [logits rows, vocab_rows]
   Rows logits;     // [logits rows, vocab]; rank 0
+  // Rows of which only the likeliest token is wanted. A pair: a logit, and the token's id as a float (exact
+  // up to 2^24).
+  Rows best_part;             // [best rows, 2]: of this rank's part of the vocabulary
+  Rows best_all;              // [best rows, 2 · ranks]; rank 0
+  BestToken* best = nullptr;  // [logits rows]; rank 0
 };
 
 class DecoderBuffers {
@@ -54,6 +59,7 @@ class DecoderBuffers {
   DecoderBuffers(const DecoderShapes& shapes, const BatchLimits& limits);
   DecoderRows rows_of(const MicroBatch& micro_batch, int index) const;
   const float* logits() const { return logits_; }
+  const BestToken* best() const { return best_; }
 
  private:
   BufferSizes n_;
@@ -62,6 +68,8 @@ class DecoderBuffers {
   float *x_, *h_, *q_, *heads_, *part_, *expert_weights_, *group_weights_;
   float *send_ = nullptr, *received_ = nullptr, *result_ = nullptr, *back_ = nullptr;
   float *head_in_, *head_part_, *logits_ = nullptr;
+  float *best_part_, *best_all_ = nullptr;
+  BestToken* best_ = nullptr;
   int32_t *expert_ids_, *group_offsets_, *group_rows_;
   std::byte *send_choice_ = nullptr, *received_choice_ = nullptr;
 };

@@ -42,6 +42,7 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
   kv_ = AlignedBuffer(static_cast<size_t>(kv_layer_bytes_ * shapes_.layers));
   for (int r = 0; r < shapes_.ranks; ++r)
     head_widths_.push_back(shard(shapes_.vocab, r, shapes_.ranks).size());
+  pair_widths_.assign(static_cast<size_t>(shapes_.ranks), 2);
   parts_.resize(static_cast<size_t>(setup.limits.max_micro_batches));
   for (Part& p : parts_) {
     p.send_counts.resize(static_cast<size_t>(shapes_.ranks));
@@ -102,6 +103,11 @@ void Decoder::set_wanted(Part& p) {
       }
     }
   }
+}
+
+std::span<const BestToken> Decoder::best_tokens() const {
+  if (!buffers_.best()) return {};
+  return {buffers_.best(), static_cast<size_t>(logits_rows_)};
 }
 
 std::span<const float> Decoder::logits() const {

@@ -21,6 +21,7 @@ class Decoder : public Model {
   void record(Stages& stages) final;
   void begin_step(const StepBatch& batch) final;
   std::span<const float> logits() const final;
+  std::span<const BestToken> best_tokens() const final;
 
  protected:
   /// `attention_scratch`: bytes that the projections of kProjectionRows rows and the attention itself take,
@@ -83,6 +84,9 @@ class Decoder : public Model {
   RowSet& record_attention(Stages& s, const AttentionParts& attention, bool last);
   void record_feed_forward(Stages& s, const FeedForwardWeights& w, RowSet& rows);
   void record_head(Stages& s);
+  void pick_best(const Part& p, const DecoderRows& v);
+  void gather_best(const Part& p, const DecoderRows& v);
+  void gather_logits(const Part& p, const DecoderRows& v);
   void embed(const Part& p, Rows x, int64_t first);
   void attention_inputs(const Part& p, const AttentionParts& attention);
   void keep_wanted(Part& p);
@@ -115,6 +119,7 @@ class Decoder : public Model {
   int64_t kv_layer_bytes_;
   std::vector<Part> parts_;           // by micro-batch; never moved: bodies hold references
   std::vector<int64_t> head_widths_;  // logits columns of each rank
+  std::vector<int64_t> pair_widths_;  // 2 of each rank
   int64_t logits_rows_ = 0;
 };
 

@@ -4,6 +4,7 @@
 // wanted.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "comm/communicator.h"
 #include "model/decoder.h"
@@ -199,10 +200,60 @@ void Decoder::record_head(Stages& s) {
     s.compute("head_norm", {x}, {in},
               [this, &r] { rms_norm(cx(), r.v.x, weights_.final_norm, eps(), r.v.head_in); });
   }
-  s.compute("head", {in}, {part},
-            [this, &r] { gemm(cx(), r.v.head_in, weights_.head.view(), r.v.head_part); });
-  s.collective("logits_gather", {part}, {logits},
-               [this, &r] { setup_.comm->gather_rows_f32(r.v.head_part, head_widths_, r.v.logits, 0); });
+  const Part& p = part_of(s);
+  s.compute("head", {in}, {part}, [this, &p, &r] {
+    gemm(cx(), r.v.head_in, weights_.head.view(), r.v.head_part);
+    pick_best(p, r.v);
+  });
+  s.collective("best_gather", {part}, {logits}, [this, &p, &r] { gather_best(p, r.v); });
+  s.collective("logits_gather", {part, logits}, {logits}, [this, &p, &r] { gather_logits(p, r.v); });
+}
+
+namespace {
+
+void move_row(const Rows& rows, int64_t from, int64_t to) {
+  if (from != to) std::memcpy(rows.row(to), rows.row(from), static_cast<size_t>(rows.cols) * sizeof(float));
+}
+
+}  // namespace
+
+// head_part → best_part; the rows that travel whole move to the front of head_part.
+void Decoder::pick_best(const Part& p, const DecoderRows& v) {
+  if (p.batch.best_rows.empty()) return;
+  int64_t first = 0;
+  for (int r = 0; r < shapes_.rank; ++r) first += head_widths_[static_cast<size_t>(r)];
+  for (size_t i = 0; i < p.batch.best_rows.size(); ++i) {
+    const float* row = v.head_part.row(p.batch.best_rows[i]);
+    const int64_t best = argmax(cx(), {row, static_cast<size_t>(v.head_part.cols)});
+    float* pair = v.best_part.row(static_cast<int64_t>(i));
+    pair[0] = best < 0 ? -std::numeric_limits<float>::infinity() : row[best];
+    pair[1] = best < 0 ? float{BestToken::kNoNumber} : static_cast<float>(first + best);
+  }
+  for (size_t i = 0; i < p.batch.whole_rows.size(); ++i)
+    move_row(v.head_part, p.batch.whole_rows[i], static_cast<int64_t>(i));
+}
+
+void Decoder::gather_best(const Part& p, const DecoderRows& v) {
+  if (!p.batch.best_rows.empty()) setup_.comm->gather_rows_f32(v.best_part, pair_widths_, v.best_all, 0);
+  if (shapes_.rank != 0) return;
+  std::fill_n(v.best, v.logits.rows, BestToken{});
+  for (size_t i = 0; i < p.batch.best_rows.size(); ++i) {
+    const float* pairs = v.best_all.row(static_cast<int64_t>(i));
+    BestToken best{BestToken::kNoNumber, -std::numeric_limits<float>::infinity()};
+    // Ranks ascend in ids: the first of equals has the lowest.
+    for (int r = 0; r < shapes_.ranks; ++r, pairs += 2)
+      if (best.id < 0 || pairs[0] > best.logit) best = {static_cast<int32_t>(pairs[1]), pairs[0]};
+    v.best[p.batch.best_rows[i]] = best;
+  }
+}
+
+void Decoder::gather_logits(const Part& p, const DecoderRows& v) {
+  const auto count = std::ssize(p.batch.whole_rows);
+  if (count == 0) return;
+  setup_.comm->gather_rows_f32(v.head_part.row_slice(0, count), head_widths_,
+                               shapes_.rank == 0 ? v.logits.row_slice(0, count) : Rows{}, 0);
+  if (shapes_.rank != 0) return;
+  for (int64_t i = count - 1; i >= 0; --i) move_row(v.logits, i, p.batch.whole_rows[static_cast<size_t>(i)]);
 }
 
 }  // namespace duet

@@ -51,6 +51,8 @@ class Model {
   virtual void begin_step(const StepBatch& batch) = 0;
   /// Rank 0: [logits rows, vocab] of the last step, as a full-precision gather.
   virtual std::span<const float> logits() const = 0;
+  /// Rank 0: one entry per logits row. Where its id is not kWholeRow the row of logits() is unspecified.
+  virtual std::span<const BestToken> best_tokens() const = 0;
 };
 
 /// Loads and packs this rank's shard on the calling thread; the family follows from the architecture.

@@ -91,9 +91,9 @@ class PlannerTest : public testing::Test {
     for (size_t s = 0; s < program.stages.size(); ++s) {
       const int c = kinds.class_of(s);
       const MicroBatchWork& w = work[static_cast<size_t>(program.stages[s].micro_batch)];
-      const size_t wanted = static_cast<size_t>(c % 2);
-      costs.push_back(
-          machine.cost(kinds.kinds()[static_cast<size_t>(c / 2)], w.rows[wanted], w.attention[wanted]));
+      const size_t wanted = static_cast<size_t>(c) % kRowSets;
+      costs.push_back(machine.cost(kinds.kinds()[static_cast<size_t>(c) / kRowSets], w.rows[wanted],
+                                   w.attention[wanted]));
       observed.busy_ns.push_back(static_cast<float>(costs.back()));
     }
     const SimulatedRun virtual_run = simulate(program, costs);

@@ -210,7 +210,9 @@ TEST_P(RankPaths, AFailureAtAnyCollectiveEndsTheStepEverywhere) {
 int64_t bytes_needed(const ModelConfig& c, ExpertPath path, int ranks, const StepBatch& batch) {
   const int64_t n = batch.rows(), logits = static_cast<int64_t>(batch.logits_rows.size());
   const int64_t row = c.hidden_size * 4, others = ranks - 1;
-  const int64_t head = logits * c.vocab_size * 4 * others / ranks;
+  int64_t gathers = 0;  // each ends with a byte from rank 0 to every other one
+  for (const MicroBatch& part : cut_batch(batch, 16, ranks)) gathers += part.logits_rows.empty() ? 0 : 1;
+  const int64_t head = logits * c.vocab_size * 4 * others / ranks + gathers * others;
   if (path == ExpertPath::kAllReduce) return c.num_hidden_layers * 2 * 2 * others * n * row + head;
   return (c.num_hidden_layers + 1) * 2 * others * n * row + logits * others * row + head;
 }

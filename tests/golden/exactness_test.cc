@@ -2,6 +2,7 @@
 // overlap off and on, wherever a step is cut, and whoever shares the batch.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "golden/harness.h"
@@ -70,9 +71,14 @@ TEST_P(Exactness, ChunksAndNeighboursChangeNothing) {
   }
 }
 
+struct MixedResult {
+  std::vector<float> logits;
+  std::vector<BestToken> best;
+};
+
 // Prefills three sequences, then one step with a decode row of each and a fresh prompt, cut at `borders`.
-Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& borders, bool overlap,
-                  const std::vector<int32_t>& logits_rows = {0, 1, 2, 3, 10, 21}) {
+MixedResult mixed_result(RankGroup& group, int64_t vocab, const std::vector<int64_t>& borders, bool overlap,
+                         const std::vector<int32_t>& logits_rows, const std::vector<int32_t>& best_rows) {
   const int bs = group.info().block_size;
   const std::vector<std::vector<int32_t>> old{random_tokens(7, vocab, 11), random_tokens(12, vocab, 12),
                                               random_tokens(5, vocab, 13)};
@@ -103,12 +109,43 @@ Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& b
   }
   add(mixed, fresh, 0, AttentionForm::kExpanded, 3);
   mixed.logits_rows = logits_rows;
+  mixed.best_rows = best_rows;
   mixed.borders = {0};
   mixed.borders.insert(mixed.borders.end(), borders.begin(), borders.end());
   mixed.borders.push_back(mixed.rows());
   mixed.overlap = overlap;
   const StepResult result = group.run(mixed);
-  return {{result.logits.begin(), result.logits.end()}};
+  return {{result.logits.begin(), result.logits.end()}, {result.best.begin(), result.best.end()}};
+}
+
+Logits mixed_step(RankGroup& group, int64_t vocab, const std::vector<int64_t>& borders, bool overlap,
+                  const std::vector<int32_t>& logits_rows = {0, 1, 2, 3, 10, 21}) {
+  return {mixed_result(group, vocab, borders, overlap, logits_rows, {}).logits};
+}
+
+TEST_P(Exactness, TheLikeliestTokenStandsForItsRow) {
+  const std::vector<int32_t> rows{0, 1, 2, 3, 10, 21};
+  const MixedResult whole = mixed_result(*group_, vocab_, {}, false, rows, {});
+  ASSERT_EQ(whole.best.size(), rows.size());
+  for (const std::vector<int32_t>& best_rows :
+       std::vector<std::vector<int32_t>>{rows, {0}, {21}, {1, 3, 21}, {0, 2, 10}}) {
+    for (const std::vector<int64_t>& borders : std::vector<std::vector<int64_t>>{{}, {2}, {3, 11}}) {
+      const MixedResult some = mixed_result(*group_, vocab_, borders, !borders.empty(), rows, best_rows);
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const float* row = whole.logits.data() + static_cast<int64_t>(i) * vocab_;
+        if (std::binary_search(best_rows.begin(), best_rows.end(), rows[i])) {
+          const float* best = std::max_element(row, row + vocab_);  // the first of equals
+          ASSERT_EQ(some.best[i], (BestToken{static_cast<int32_t>(best - row), *best})) << "row " << rows[i];
+        } else {
+          ASSERT_EQ(some.best[i].id, BestToken::kWholeRow);
+          ASSERT_EQ(std::memcmp(some.logits.data() + static_cast<int64_t>(i) * vocab_, row,
+                                static_cast<size_t>(vocab_) * sizeof(float)),
+                    0)
+              << "row " << rows[i] << ", " << borders.size() << " borders";
+        }
+      }
+    }
+  }
 }
 
 TEST_P(Exactness, MixedPrefillAndDecodeSteps) {
