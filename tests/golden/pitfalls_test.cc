@@ -360,9 +360,9 @@ Recording record_model(const std::string& name, ExpertPath path, int micro_batch
 }
 
 const std::map<ExpertPath, std::set<std::string>> kCollectives{
-    {ExpertPath::kAllReduce, {"attn_reduce", "mlp_reduce", "logits_gather"}},
+    {ExpertPath::kAllReduce, {"attn_reduce", "mlp_reduce", "best_gather", "logits_gather"}},
     {ExpertPath::kAllToAll,
-     {"all_gather", "reduce_scatter", "dispatch", "combine", "head_gather", "logits_gather"}}};
+     {"all_gather", "reduce_scatter", "dispatch", "combine", "head_gather", "best_gather", "logits_gather"}}};
 
 TEST(RecordedPrograms, CollectivesAloneAreOnTheCommLane) {
   for (const char* name : {"v3-tiny", "v2-tiny", "v2lite-tiny"}) {
