@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "golden/harness.h"
+
 namespace duet {
 namespace {
 
@@ -162,7 +164,7 @@ TEST(LlmKjv, EndsAtTheModelsEndOfSequence) {
 }
 
 TEST(LlmGolden, GreedyEqualsEveryCheckpoints) {
-  for (const char* name : {"v3-tiny", "v3-tiny-bf16", "v2-tiny", "v2lite-tiny"}) {
+  for (const char* name : kFamilies) {
     const std::string dir = std::string(DUET_FIXTURES) + "/golden/" + name;
     const json golden = json::parse(std::ifstream(dir + "/golden.json"));
     for (const int64_t batched : {256, 7}) {
