@@ -51,6 +51,9 @@ int dispatch(const Flags& flags, const CliContext& context) {
     case kServe: return verb_serve(flags, context);
     case kBenchOverlap: return verb_bench_overlap(flags, context);
     case kBenchEngine: return verb_bench_engine(flags, context);
+    case kBenchServe: return verb_bench_serve(flags, context);
+    case kBenchThroughput: return verb_bench_throughput(flags, context);
+    case kBenchLatency: return verb_bench_latency(flags, context);
     case kPerplexity: return verb_eval_perplexity(flags, context);
     case kQuantize: return verb_quantize(flags, context);
     case kVersion: return verb_version(flags, context);

@@ -39,6 +39,9 @@ enum VerbBit : uint32_t {
   kQuantize = 1u << 11,
   kPerplexity = 1u << 12,
   kServe = 1u << 13,
+  kBenchServe = 1u << 14,
+  kBenchThroughput = 1u << 15,
+  kBenchLatency = 1u << 16,
 };
 
 struct FlagSpec {

@@ -101,6 +101,9 @@ std::vector<std::string> places_of(const VerbSpec& verb) {
   return names;
 }
 
+// Verbs that vLLM has too: its own way to name the model is theirs, and so are its flags.
+constexpr uint32_t kVllmVerbs = kServe | kBenchThroughput | kBenchLatency;
+
 class Canonical {
  public:
   Canonical(const VerbSpec& verb, const std::vector<std::string>& args) : verb_(verb), args_(args) { run(); }
@@ -132,13 +135,13 @@ class Canonical {
   }
 
   void add(Word word) {
-    if (verb_.bit == kServe && word.typed == "--model") {  // vLLM's other way to name the model
+    if ((verb_.bit & kVllmVerbs) != 0 && word.typed == "--model") {  // vLLM's other way to name the model
       words.push_back(word.has_value ? word.value : next(word.typed));
       ++positionals_;
       return;
     }
     const FlagSpec* flag = flag_by_word(word);
-    if (!flag && verb_.bit == kServe && ignore(word)) return;
+    if (!flag && (verb_.bit & (kVllmVerbs | kBenchServe)) != 0 && ignore(word)) return;
     if (!flag && word.name.starts_with("no-")) {
       const FlagSpec* positive = find_flag(std::string_view(word.name).substr(3));
       if (positive && positive->type == FlagType::kBool && !word.has_value) {

@@ -131,7 +131,7 @@ std::string verb_help(const VerbSpec& verb) {
 std::string flags_markdown() {
   std::string text =
       "# Flags\n"
-      "<!-- Made by `duet internal flags-markdown > docs/flags.md` from src/cli/flag_table.cc. A test "
+      "<!-- Made by `duet internal flags-markdown > docs/flags.md` from src/cli/flags_*.cc. A test "
       "compares. -->\n"
       "Every flag is also a variable of the environment; the command line wins over the variable, the "
       "variable over "
