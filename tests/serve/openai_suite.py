@@ -283,11 +283,14 @@ def case_chat_logprobs():
 
 
 def case_chat_stream_helper():
-    with client.chat.completions.stream(model=MODEL, messages=CHAT, max_tokens=12, temperature=0) as stream:
+    # The helper takes an answer that ends with its length for a failure: end it with a stop.
+    word = chat(max_tokens=30).choices[0].message.content.split()[1]
+    fields = dict(model=MODEL, messages=CHAT, max_tokens=30, temperature=0, stop=[word])
+    with client.chat.completions.stream(**fields) as stream:
         for _ in stream:
             pass
         final = stream.get_final_completion()
-    assert final.choices[0].message.content == chat().choices[0].message.content
+    assert final.choices[0].message.content == chat(max_tokens=30, stop=[word]).choices[0].message.content
 
 
 # --- errors ---
