@@ -26,7 +26,7 @@ constexpr FlagSpec kRows[] = {
     {"random-input-len", FlagType::kInt, "N", "1024", kLoad, kDataset, "Tokens of a random prompt.", 1, 1e7},
     {"random-output-len", FlagType::kInt, "N", "128", kLoad, kDataset, "Tokens of its answer.", 1, 1e7},
     {"random-range-ratio", FlagType::kNumber, "R", "0", kLoad, kDataset,
-     "Both lengths are uniform within 1 - R and 1 + R times what is asked for.", 0, 0.999999},
+     "Both lengths are uniform within 1 - R and 1 + R times what is asked for.", 0, 1},
     {"random-prefix-len", FlagType::kInt, "N", "0", kLoad, kDataset,
      "Tokens in front of each random prompt that are the same in all.", 0, 1e7},
     {"sharegpt-output-len", FlagType::kInt, "N", "", kLoad, kDataset,
