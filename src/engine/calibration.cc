@@ -65,6 +65,8 @@ class Calibration {
       ProbeShape s = shape(phase, rows, phase == ProbePhase::kDecode ? kDecodeContext : 0);
       while (phase == ProbePhase::kDecode && !fits(s) && s.context > 0) s.context /= 2;
       longest = std::max(longest, repeat(s, 1));
+      // Rows of which all logits travel.
+      if (phase == ProbePhase::kDecode) measure(s, 1, true, true);
     }
     return longest < kLongStepNs && now_ns() - start_ < kBudgetNs;
   }
@@ -79,10 +81,8 @@ class Calibration {
     return ns;
   }
 
-  int64_t measure(const ProbeShape& s, int parts, bool observe) {
+  int64_t measure(const ProbeShape& s, int parts, bool observe, bool whole_logits = false) {
     if (!fits(s)) return 0;
-    // Both ways to the next token are met: prefill asks for the likeliest, decoding for all logits.
-    const bool whole_logits = s.phase == ProbePhase::kDecode && parts == 1;
     StepBatch batch = probe_batch(s, info_.block_size, info_.config.vocab_size, whole_logits);
     batch.observe = observe;
     ++steps_;
