@@ -39,6 +39,7 @@ struct LlmOptions {
   int64_t dbo_prefill_token_threshold = 512;
   int64_t dbo_decode_token_threshold = 32;
   double dbo_imbalance = 0.1;
+  std::string dbo_cost_cache = "auto";  // where measured costs are kept: auto (XDG's cache), off, a directory
   int64_t split_at = 0;  // > 0: the first micro-batch gets so many rows of every step, thresholds ignored
   int64_t max_num_batched_tokens = 2048;
   int64_t max_num_seqs = 256;
@@ -127,8 +128,16 @@ struct LlmStats {
     double ms = 0;
   };
   std::vector<Kind> kinds;
-  /// Steps by what was decided of them: "whole is faster", "3 micro-batches are faster", "off", …
-  std::vector<std::pair<std::string, int64_t>> decisions;
+  /// Steps by what was decided of them; sums over those steps, predictions 0 where nothing was known.
+  struct Decision {
+    std::string reason;  // "whole is faster", "3 micro-batches are faster", "off", …
+    int micro_batches = 1;
+    int64_t steps = 0;
+    double predicted_ms = 0;        // as decided …
+    double predicted_whole_ms = 0;  // … and had they been left whole
+    double measured_ms = 0;
+  };
+  std::vector<Decision> decisions;
 };
 
 struct Progress {

@@ -323,7 +323,7 @@ LlmStats Engine::stats() {
   s.exposed_ms = run.exposed_ms;
   s.hidden_share = run.hidden_share();
   for (const RunStats::Kind& k : run.kinds) s.kinds.push_back({k.kind, k.comm, k.count, k.ms});
-  s.decisions.assign(run.decisions.begin(), run.decisions.end());
+  s.decisions = run.decisions;
   return s;
 }
 

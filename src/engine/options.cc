@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "comm/mpi_transport.h"
 #include "comm/shaped_transport.h"
+#include "engine/cost_cache.h"
 
 namespace duet {
 
@@ -157,6 +158,7 @@ RankOptions rank_options(const LlmOptions& o, int64_t vocab_size) {
                         : policy.dbo == DboMode::kOff                  ? 1
                         : policy.dbo == DboMode::kAuto && r.ranks == 1 ? 1
                                                                        : most;
+  r.cost_cache = cost_cache_directory(o.dbo_cost_cache);
   r.trace = o.trace;
   return r;
 }

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/cost_cache.h"
 #include "engine/planner.h"
 #include "engine/rank_hello.h"
 #include "engine/step_program.h"
@@ -85,6 +86,10 @@ Rank::Rank(const RankOptions& options, const ModelConfig& config, const WeightSo
     });
     agree(own, failure);
     prepare_all();
+    if (options.max_micro_batches > 1) {
+      const std::string machine = describe_machine(level_, threads);
+      for (int r = 0; r < comm_->size(); ++r) machines_.push_back(text_of(r, machine));
+    }
     if (comm_->rank() == 0)
       planner_ = std::make_unique<Planner>(config, comm_->size(), options.max_micro_batches,
                                            [this](int m) -> const Recording& { return recording(m); });
@@ -217,7 +222,7 @@ void Rank::broadcast(std::vector<std::byte>& command) {
   lane_.call([&] { comm_->broadcast(command, 0); });
 }
 
-StepResult Rank::step(const StepBatch& batch) {
+StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
   try {
     check_batch(batch, limits_);
     Prepared& p = prepare(batch);
@@ -237,7 +242,7 @@ StepResult Rank::step(const StepBatch& batch) {
     if (stats_.full()) lane_.call([&] { stats_.fold(*comm_); });
     if (options_.trace && traced_stages_ < kMaxTracedStages) {
       traced_stages_ += p.times.size();
-      TracedStep traced{static_cast<int64_t>(traced_.size()), p.program, p.times, {}};
+      TracedStep traced{static_cast<int64_t>(traced_.size()), p.program, p.times, {}, decision};
       for (size_t m = 1; m < batch.borders.size(); ++m)
         traced.rows.push_back(batch.borders[m] - batch.borders[m - 1]);
       traced_.push_back(std::move(traced));

@@ -42,6 +42,8 @@ class Rank {
   /// What the group agreed on: hosts differ in free memory, so the smallest of what ranks planned.
   int64_t kv_blocks() const { return limits_.kv_blocks; }
   int64_t max_positions() const { return limits_.max_positions; }
+  /// describe_machine (cost_cache.h) of every rank; empty where nothing is ever split.
+  const std::vector<std::string>& machines() const { return machines_; }
   std::string transport_name() const { return comm_->transport_name(); }
 
   /// Rank 0 → all; on other ranks returns what rank 0 sent.
@@ -50,8 +52,8 @@ class Rank {
   void check(const StepBatch& batch) const { check_batch(batch, limits_); }
   /// Rank 0 only.
   Planner& planner() { return *planner_; }
-  /// Runs one step; `logits` of the result is set on rank 0.
-  StepResult step(const StepBatch& batch);
+  /// Runs one step; `logits` of the result is set on rank 0. `decision`: why it is cut so, for the trace.
+  StepResult step(const StepBatch& batch, const std::string& decision = {});
   /// Collectives of all ranks; the result is complete on rank 0.
   RunStats stats();
   void reset_stats();
@@ -88,6 +90,7 @@ class Rank {
   // same costs come again and again; what is no longer asked for is dropped.
   std::map<std::tuple<int, bool, std::vector<float>>, Prepared> programs_;
   std::unique_ptr<Planner> planner_;  // rank 0
+  std::vector<std::string> machines_;
   RankStats stats_;
   std::vector<TracedStep> traced_;
   size_t traced_stages_ = 0;

@@ -6,6 +6,7 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <sstream>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "comm/job_transport.h"
 #include "comm/thread_group.h"
 #include "engine/calibration.h"
+#include "engine/cost_cache.h"
 #include "engine/placement.h"
 #include "engine/planner.h"
 #include "engine/rank.h"
@@ -216,10 +218,10 @@ class Group final : public RankGroup {
     if (!failed_) ranks_[0]->check(batch);
     on_rank_0([&](Rank& rank) {
       Plan made = rank.planner().plan(batch, policy);
-      ++decisions_[made.kind];
       command(Command::kStep, serialize(batch));
-      result = rank.step(batch);
+      result = rank.step(batch, made.reason);
       result.predicted_ns = made.predicted_ns;
+      count(made, result.step_ns);
       if (plan) *plan = std::move(made);
     });
     result.micro_batches = batch.micro_batches();
@@ -238,9 +240,20 @@ class Group final : public RankGroup {
     return made;
   }
 
-  void calibrate() override {
-    if (options_.ranks > 1 && options_.max_micro_batches > 1) run_calibration(*this, options_, info_);
+  void calibrate(bool anew) override {
+    if (options_.ranks < 2 || options_.max_micro_batches < 2) return;
+    const CostCache cache = cost_cache();
+    const std::optional<std::string> kept = anew ? std::nullopt : cache.read();
+    bool known = false;
+    on_rank_0([&](Rank& rank) { known = kept && rank.planner().load_costs(*kept); });
+    if (known) return;
+    run_calibration(*this, options_, info_);
+    std::string costs;
+    on_rank_0([&](Rank& rank) { costs = rank.planner().costs().dump(rank.planner().kinds()); });
+    cache.write(costs);
   }
+
+  std::string cost_file() const override { return cost_cache().file(); }
 
   void forget_costs() override {
     on_rank_0([](Rank& rank) { rank.planner().reset(); });
@@ -252,7 +265,7 @@ class Group final : public RankGroup {
       command(Command::kStats, {});
       total = rank.stats();
     });
-    total.decisions = decisions_;
+    for (const auto& [made, decision] : decisions_) total.decisions.push_back(decision);
     return total;
   }
 
@@ -286,6 +299,21 @@ class Group final : public RankGroup {
   }
 
  private:
+  CostCache cost_cache() const {
+    return {options_.cost_cache, cost_key(options_, info_, ranks_[0]->machines())};
+  }
+
+  void count(const Plan& plan, int64_t step_ns) {
+    LlmStats::Decision& d = decisions_[{plan.kind, plan.micro_batches}];
+    d.reason = plan.kind;
+    d.micro_batches = plan.micro_batches;
+    ++d.steps;
+    d.predicted_ms += plan.predicted_ns * 1e-6;
+    for (const PlanCandidate& c : plan.candidates)
+      if (c.micro_batches == 1) d.predicted_whole_ms += c.predicted_ns * 1e-6;
+    d.measured_ms += static_cast<double>(step_ns) * 1e-6;
+  }
+
   void command(Command kind, const std::vector<std::byte>& payload) {
     std::vector<std::byte> bytes(payload.size() + 1);
     bytes[0] = static_cast<std::byte>(kind);
@@ -423,7 +451,7 @@ class Group final : public RankGroup {
   MemoryPlan plan_;
   Source source_;
   std::shared_ptr<SharedLink> link_;  // between thread ranks, when shaped
-  std::map<std::string, int64_t> decisions_;
+  std::map<std::pair<std::string, int>, LlmStats::Decision> decisions_;  // by reason and micro-batches
   bool is_root_ = true;
   bool failed_ = false;
   std::string failure_;

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,6 +14,7 @@
 #include "base/cpu.h"
 #include "comm/job_transport.h"
 #include "comm/shaped_transport.h"
+#include "duet/llm.h"
 #include "load/config.h"
 #include "model/batch.h"
 #include "model/options.h"
@@ -51,6 +51,7 @@ struct RankOptions {
   int64_t kv_cache_bytes = 0;  // 0: enough for a sane default, within the machine's memory
   int max_micro_batches = 1;   // 1: nothing is allocated for overlap
   double skew = 0;     // > 0: a fixed order by index and skew; 0: found in virtual time on measured costs
+  std::string cost_cache;  // directory of measured costs; empty: measured at every start
   bool trace = false;  // keep every stage's times for write_trace
 };
 
@@ -111,8 +112,7 @@ struct RunStats {
     double ms = 0;  // compute: rank 0's; comm: shortest over ranks
   };
   std::vector<Kind> kinds;
-  /// How often the planner decided what: "whole is faster", "3 micro-batches are faster", "off", …
-  std::map<std::string, int64_t> decisions;
+  std::vector<LlmStats::Decision> decisions;  // the planner's
 };
 
 class RankGroup {
@@ -135,9 +135,12 @@ class RankGroup {
   virtual Plan plan(StepBatch& batch, const SplitPolicy& policy) = 0;
   /// Predicted time of a batch as it is cut, ns; 0 when nothing was measured.
   virtual double predict(const StepBatch& batch, CommLanes lanes) = 0;
-  /// Measures what stages cost here (some seconds; uses the KV cache, so before there are requests). From
-  /// then on the planner can decide. Nothing to do for one rank or when nothing can be split.
-  virtual void calibrate() = 0;
+  /// Measures what stages cost here (some seconds; uses the KV cache, so before there are requests), or takes
+  /// it from RankOptions::cost_cache unless `anew`. From then on the planner can decide. Nothing to do for one
+  /// rank or when nothing can be split.
+  virtual void calibrate(bool anew = false) = 0;
+  /// Where calibrate() keeps what it measured; empty: nowhere.
+  virtual std::string cost_file() const = 0;
   /// Forgets it, for another link.
   virtual void forget_costs() = 0;
   /// A collective of all ranks: gathers what each measured. Resets nothing.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -24,6 +25,15 @@ std::string chrome_events(int rank, const std::vector<TracedStep>& steps, int64_
   const auto us = [&](int64_t ns) { return static_cast<double>(ns - origin_ns) * 1e-3; };
   int64_t flow = 0;
   for (const TracedStep& step : steps) {
+    if (!step.decision.empty() && !step.times.empty()) {
+      int64_t start = INT64_MAX;
+      for (const StageTime& time : step.times) start = std::min(start, time.start_ns);
+      fmt::format_to(put,
+                     ",\n"
+                     R"({{"ph":"i","s":"t","pid":{},"tid":0,"name":"decision","ts":{:.3f},)"
+                     R"("args":{{"step":{},"micro_batches":{},"reason":"{}"}}}})",
+                     rank, us(start), step.step, step.program->micro_batches, step.decision);
+    }
     for (size_t s = 0; s < step.program->stages.size(); ++s) {
       const Stage& stage = step.program->stages[s];
       const StageTime& time = step.times[s];

@@ -19,6 +19,7 @@ struct TracedStep {
   std::shared_ptr<const Program> program;
   std::vector<StageTime> times;  // by stage
   std::vector<int64_t> rows;     // rows of each micro-batch
+  std::string decision;          // why it was cut so; where known (rank 0), an instant event at its start
 };
 
 /// The events of one rank, comma-separated, without brackets: ranks' texts are joined by
