@@ -61,5 +61,5 @@ function(duet_tests folder)
   target_compile_definitions(test_${folder} PRIVATE
     DUET_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" DUET_MODELS="${CMAKE_SOURCE_DIR}/models")
   target_link_libraries(test_${folder} PRIVATE ${deps} duet_warnings GTest::gtest GTest::gmock GTest::gtest_main ${ARG_LIBS})
-  gtest_discover_tests(test_${folder} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${folder};${ARG_LABELS}")
+  gtest_discover_tests(test_${folder} DISCOVERY_TIMEOUT 60 PROPERTIES ENVIRONMENT "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache" TIMEOUT 300 LABELS "${folder};${ARG_LABELS}")
 endfunction()

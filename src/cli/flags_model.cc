@@ -84,6 +84,9 @@ constexpr FlagSpec kRows[] = {
      "beyond "
      "it a request is cut.",
      0, 1},
+    {"dbo-cost-cache", FlagType::kText, "DIR|off", "auto", kOverlap, kRun & ~(kBenchOverlap | kBenchEngine),
+     "Where measured costs are kept between starts; off: measured at every start. auto: duet in "
+     "$XDG_CACHE_HOME, else in ~/.cache."},
     {"split-at", FlagType::kInt, "N", "0", kOverlap, kLogits,
      "The first micro-batch gets N tokens of every batch, thresholds ignored; 0: as the cost says.", 0, kBig},
 

@@ -116,7 +116,7 @@ LlmOptions llm_options(const Flags& flags) {
   o.dbo_prefill_token_threshold = flags.integer("dbo-prefill-token-threshold");
   o.dbo_decode_token_threshold = flags.integer("dbo-decode-token-threshold");
   o.dbo_imbalance = flags.number("dbo-imbalance");
-  o.dbo_cost_cache = flags.text("dbo-cost-cache");
+  if (flags.given("dbo-cost-cache")) o.dbo_cost_cache = flags.text("dbo-cost-cache");
   if (flags.given("split-at")) o.split_at = flags.integer("split-at");
   o.max_num_batched_tokens = flags.integer("max-num-batched-tokens");
   o.max_num_seqs = flags.integer("max-num-seqs");

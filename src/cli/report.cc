@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <nlohmann/json.hpp>
 
 #include "duet/llm.h"
@@ -35,6 +37,22 @@ std::string human_count(double count) {
   return unit == 0 ? fmt::format("{:.0f}", count) : fmt::format("{:.2f}{}", count, kUnits[unit]);
 }
 
+std::string decisions_text(const LlmStats& s) {
+  std::string text;
+  for (const LlmStats::Decision& d : s.decisions) {
+    const double steps = static_cast<double>(std::max<int64_t>(d.steps, 1));
+    const std::string parts =
+        d.micro_batches == 1 ? "whole" : fmt::format("in {} micro-batches", d.micro_batches);
+    text +=
+        fmt::format("  {:<20} {} steps, {}, {:.2f} ms each", parts, d.steps, d.reason, d.measured_ms / steps);
+    if (d.predicted_ms > 0) text += fmt::format(", predicted {:.2f} ms", d.predicted_ms / steps);
+    if (d.micro_batches > 1 && d.predicted_whole_ms > 0)
+      text += fmt::format(", whole {:.2f} ms", d.predicted_whole_ms / steps);
+    text += '\n';
+  }
+  return text;
+}
+
 std::string report_text(const LlmStats& s, int ranks) {
   std::string text = fmt::format(
       "prefill        {} tokens, {:.1f} tokens/s\n"
@@ -44,6 +62,7 @@ std::string report_text(const LlmStats& s, int ranks) {
       s.prefill_tokens, rate(s.prefill_tokens, s.prefill_seconds), s.decode_tokens,
       rate(s.decode_tokens, s.decode_seconds), s.steps, s.step_ms, s.steps_overlapped,
       s.preemptions > 0 ? fmt::format(", {} preemptions", s.preemptions) : "", s.compute_ms);
+  text += decisions_text(s);
   // One rank has no wire: what its comm lane does is hand over, and a share of that means nothing.
   if (ranks == 1) return text + "communication  none, one rank\n";
   // Waits count whatever they are for; on tiny steps or a busy machine that is mostly not the network.
@@ -55,6 +74,15 @@ std::string report_text(const LlmStats& s, int ranks) {
 }
 
 nlohmann::json report_json(const LlmStats& s, const LlmOptions& o) {
+  nlohmann::json decisions = nlohmann::json::array();
+  for (const LlmStats::Decision& d : s.decisions) {
+    decisions.push_back({{"reason", d.reason},
+                         {"micro_batches", d.micro_batches},
+                         {"steps", d.steps},
+                         {"predicted_ms", d.predicted_ms},
+                         {"predicted_whole_ms", d.predicted_whole_ms},
+                         {"measured_ms", d.measured_ms}});
+  }
   nlohmann::json kinds = nlohmann::json::array();
   for (const LlmStats::Kind& kind : s.kinds) {
     kinds.push_back({{"kind", kind.kind},
@@ -86,6 +114,7 @@ nlohmann::json report_json(const LlmStats& s, const LlmOptions& o) {
           {"comm_ms", s.comm_ms},
           {"exposed_ms", s.exposed_ms},
           {"hidden_share", s.hidden_share},
+          {"decisions", std::move(decisions)},
           {"kinds", std::move(kinds)}};
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/cpu.h"
 #include "base/log.h"
 
 namespace duet {
@@ -38,14 +40,15 @@ std::string program_stamp() {
 }
 
 Json model_key(const ModelConfig& c) {
-  return {{"architecture", to_string(c.architecture)},
-          {"layers", {c.num_hidden_layers, c.num_moe_layers()}},
-          {"vocab_hidden", {c.vocab_size, c.hidden_size}},
-          {"heads", {c.num_attention_heads, c.num_key_value_heads, c.head_dim}},
-          {"latent", {c.q_lora_rank, c.kv_lora_rank, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim}},
-          {"intermediate", {c.intermediate_size, c.moe_intermediate_size}},
-          {"experts", {c.n_routed_experts, c.n_shared_experts, c.num_experts_per_tok, c.n_group, c.topk_group}},
-          {"stored", c.quant.layout}};
+  return {
+      {"architecture", to_string(c.architecture)},
+      {"layers", {c.num_hidden_layers, c.num_moe_layers()}},
+      {"vocab_hidden", {c.vocab_size, c.hidden_size}},
+      {"heads", {c.num_attention_heads, c.num_key_value_heads, c.head_dim}},
+      {"latent", {c.q_lora_rank, c.kv_lora_rank, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim}},
+      {"intermediate", {c.intermediate_size, c.moe_intermediate_size}},
+      {"experts", {c.n_routed_experts, c.n_shared_experts, c.num_experts_per_tok, c.n_group, c.topk_group}},
+      {"stored", c.quant.layout}};
 }
 
 uint64_t fnv(const std::string& text) {
@@ -80,8 +83,7 @@ std::string cost_key(const RankOptions& o, const ModelInfo& info, const std::vec
   std::set<std::string> hosts;
   for (const std::string& m : machines) hosts.insert(m.substr(0, m.find('\t')));
   Json places = Json::array();
-  for (const std::string& m : machines)
-    places.push_back(hosts.size() > 1 ? m : m.substr(m.find('\t') + 1));
+  for (const std::string& m : machines) places.push_back(hosts.size() > 1 ? m : m.substr(m.find('\t') + 1));
   Json key = {{"program", program_stamp()},
               {"machines", std::move(places)},
               {"model", model_key(info.config)},

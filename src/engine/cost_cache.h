@@ -1,6 +1,6 @@
-// Measured step costs between runs: a file for each set of machines, model and number of ranks, so that a start
-// need not measure again. Rank 0 reads and writes it (RankGroup::calibrate, `duet doctor costs`); a file that is
-// missing, of something else, damaged or old only means that costs are measured.
+// Measured step costs between runs: a file for each set of machines, model and number of ranks, so that a
+// start need not measure again. Rank 0 reads and writes it (RankGroup::calibrate, `duet doctor costs`); a
+// file that is missing, of something else, damaged or old only means that costs are measured.
 #pragma once
 
 #include <optional>
@@ -15,8 +15,8 @@ namespace duet {
 /// empty, anything else the directory itself.
 std::string cost_cache_directory(const std::string& setting);
 
-/// This machine as far as costs depend on it: CPU model and level, cores, threads per rank; a line. Starts with
-/// the host's name and a tab.
+/// This machine as far as costs depend on it: CPU model and level, cores, threads per rank; a line. Starts
+/// with the host's name and a tab.
 std::string describe_machine(CpuLevel level, int threads);
 
 /// All that costs depend on, as JSON. `machines`: describe_machine of every rank; host names count only where

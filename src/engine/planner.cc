@@ -251,7 +251,11 @@ Plan Planner::plan(StepBatch& batch, const SplitPolicy& policy) {
   auto found = choices_.find(key);
   if (found == choices_.end()) {
     found = choices_.emplace(key, choose(batch, policy, policy.dbo == DboMode::kAuto)).first;
-    log_debug("dbo: a step of {} tokens, {}", rows, found->second.plan.reason);
+    // The first step of each kind is told, the others are in the report and the trace.
+    const Plan& made = found->second.plan;
+    const bool first = policy.dbo == DboMode::kAuto && told_.insert(made.micro_batches).second;
+    log_line(first ? LogLevel::kInfo : LogLevel::kDebug,
+             fmt::format("dbo: a step of {} tokens, {}", rows, made.reason));
   }
   const Choice& choice = found->second;
   if (choice.plan.micro_batches > 1) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,7 @@ class Planner {
   std::map<std::vector<int64_t>, Choice> choices_;  // by the step's shape, coarsely
   int64_t choices_version_ = 0;
   int64_t steps_ = 0;
+  std::set<int> told_;  // numbers of micro-batches that the log has told of
 };
 
 /// Multiply-adds of one token: `row` for everything but attention's scores and sums, `key` for each

@@ -247,6 +247,7 @@ class Group final : public RankGroup {
     bool known = false;
     on_rank_0([&](Rank& rank) { known = kept && rank.planner().load_costs(*kept); });
     if (known) return;
+    if (kept) log_info("step costs of {}: of other stages; measured anew", cache.file());
     run_calibration(*this, options_, info_);
     std::string costs;
     on_rank_0([&](Rank& rank) { costs = rank.planner().costs().dump(rank.planner().kinds()); });
@@ -450,7 +451,7 @@ class Group final : public RankGroup {
   ModelInfo info_;
   MemoryPlan plan_;
   Source source_;
-  std::shared_ptr<SharedLink> link_;  // between thread ranks, when shaped
+  std::shared_ptr<SharedLink> link_;                                     // between thread ranks, when shaped
   std::map<std::pair<std::string, int>, LlmStats::Decision> decisions_;  // by reason and micro-batches
   bool is_root_ = true;
   bool failed_ = false;

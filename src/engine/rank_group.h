@@ -50,9 +50,9 @@ struct RankOptions {
   int block_size = 16;
   int64_t kv_cache_bytes = 0;  // 0: enough for a sane default, within the machine's memory
   int max_micro_batches = 1;   // 1: nothing is allocated for overlap
-  double skew = 0;     // > 0: a fixed order by index and skew; 0: found in virtual time on measured costs
+  double skew = 0;         // > 0: a fixed order by index and skew; 0: found in virtual time on measured costs
   std::string cost_cache;  // directory of measured costs; empty: measured at every start
-  bool trace = false;  // keep every stage's times for write_trace
+  bool trace = false;      // keep every stage's times for write_trace
 };
 
 struct ModelInfo {
@@ -136,8 +136,8 @@ class RankGroup {
   /// Predicted time of a batch as it is cut, ns; 0 when nothing was measured.
   virtual double predict(const StepBatch& batch, CommLanes lanes) = 0;
   /// Measures what stages cost here (some seconds; uses the KV cache, so before there are requests), or takes
-  /// it from RankOptions::cost_cache unless `anew`. From then on the planner can decide. Nothing to do for one
-  /// rank or when nothing can be split.
+  /// it from RankOptions::cost_cache unless `anew`. From then on the planner can decide. Nothing to do for
+  /// one rank or when nothing can be split.
   virtual void calibrate(bool anew = false) = 0;
   /// Where calibrate() keeps what it measured; empty: nowhere.
   virtual std::string cost_file() const = 0;
