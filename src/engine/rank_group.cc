@@ -220,6 +220,7 @@ class Group final : public RankGroup {
       command(Command::kStep, serialize(batch));
       result = rank.step(batch);
       result.predicted_ns = made.predicted_ns;
+      result.decision = made.kind;
       if (plan) *plan = std::move(made);
     });
     result.micro_batches = batch.micro_batches();
@@ -244,6 +245,19 @@ class Group final : public RankGroup {
 
   void forget_costs() override {
     on_rank_0([](Rank& rank) { rank.planner().reset(); });
+  }
+
+  std::string whereabouts() const override {
+    std::string text;
+    for (const auto& rank : ranks_)
+      text += fmt::format("{}rank {}: {}", text.empty() ? "" : "; ", rank->rank(), rank->whereabouts());
+    return text;
+  }
+
+  uint64_t stages_done() const override {
+    uint64_t sum = 0;
+    for (const auto& rank : ranks_) sum += rank->stages_done();
+    return sum;
   }
 
   RunStats stats() override {
@@ -310,10 +324,14 @@ class Group final : public RankGroup {
     for (size_t r = 1; r < threads_.size(); ++r) {
       threads_[r]->wait();
       const std::exception_ptr other = threads_[r]->error();
-      if (other && is_quote(error) && !is_quote(other)) error = other;
+      if (other && is_quote(error) && !is_quote(other)) error = of_rank(r, other);
     }
     failure_ = text_of(error);
     std::rethrow_exception(error);
+  }
+  static std::exception_ptr of_rank(size_t rank, const std::exception_ptr& error) {
+    return std::make_exception_ptr(
+        Error(ErrorKind::kInternal, fmt::format("rank {}: {}", rank, text_of(error))));
   }
   static std::string text_of(const std::exception_ptr& error) {
     try {
