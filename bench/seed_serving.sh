@@ -46,7 +46,7 @@ for path in $paths; do
       "$duet" bench serve --port "${ports[$way]}" --model "$model" --dataset-name random --random-input-len "$input" \
         --random-output-len 1 --num-prompts "$prompts" --max-concurrency "$concurrency" --request-rate "$rate" \
         --metric-percentiles 90 --seed "$round" --save-result --result-dir "$dir" --result-filename "$way.$round.json" \
-        > "$dir/$way.$round.out"
+        > "$dir/$way.$round.out" 2> "$dir/$way.$round.err" || { cat "$dir/$way.$round.err" >&2; exit 1; }
     done
   done
   printf '\n%s: communication %.0f %% of a step with --dbo %s\n' "$path" \
