@@ -28,14 +28,14 @@ inline float g_sink = 0.0f;  // keeps results alive
 // Twelve independent chains in registers: enough for a latency of 4 to 6 cycles.
 #define DUET_PEAK_EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11)
 #define DUET_PEAK_SUM(i) +a##i[0]
-#define DUET_PEAK_BODY(type, step, lanes)       \
+#define DUET_PEAK_BODY(type, step, sum, lanes)  \
   DUET_PEAK_EACH(type)                          \
   const double begin = cpu_seconds();           \
   for (int64_t i = 0; i < rounds; ++i) {        \
     DUET_PEAK_EACH(step)                        \
   }                                             \
   const double seconds = cpu_seconds() - begin; \
-  g_sink += 0.0f DUET_PEAK_EACH(DUET_PEAK_SUM); \
+  g_sink += 0.0f DUET_PEAK_EACH(sum);           \
   return static_cast<double>(rounds) * 12 * 2 * (lanes) / seconds * 1e-9;
 #define DUET_PEAK_YMM(i) __m256 a##i = x;
 #define DUET_PEAK_ZMM(i) __m512 a##i = y;
@@ -51,16 +51,16 @@ inline float g_sink = 0.0f;  // keeps results alive
 
 __attribute__((target("avx2,fma"))) inline double peak_avx2(int64_t rounds) {
   const __m256 x = _mm256_set1_ps(0.5f);
-  DUET_PEAK_BODY(DUET_PEAK_YMM, DUET_PEAK_FMA256, 8)
+  DUET_PEAK_BODY(DUET_PEAK_YMM, DUET_PEAK_FMA256, DUET_PEAK_SUM, 8)
 }
 __attribute__((target("avx512f"))) inline double peak_avx512(int64_t rounds) {
   const __m512 y = _mm512_set1_ps(0.5f);
-  DUET_PEAK_BODY(DUET_PEAK_ZMM, DUET_PEAK_FMA512, 16)
+  DUET_PEAK_BODY(DUET_PEAK_ZMM, DUET_PEAK_FMA512, DUET_PEAK_SUM, 16)
 }
 __attribute__((target("avx512f,avx512bf16"))) inline double peak_dot(int64_t rounds) {
   const __m512 y = _mm512_set1_ps(0.5f);
   const __m512bh x = reinterpret_cast<__m512bh>(y);
-  DUET_PEAK_BODY(DUET_PEAK_ZMM, DUET_PEAK_DOT512, 32)
+  DUET_PEAK_BODY(DUET_PEAK_ZMM, DUET_PEAK_DOT512, DUET_PEAK_SUM, 32)
 }
 
 // int8 products: what a core does with vpdpbusd, or, without it, with the exact way of gemm8_avx2.cc.
@@ -73,24 +73,15 @@ __attribute__((target("avx512f,avx512bf16"))) inline double peak_dot(int64_t rou
 #define DUET_PEAK_YMMI(i) __m256i a##i = x;
 #define DUET_PEAK_ZMMI(i) __m512i a##i = y;
 #define DUET_PEAK_SUMI(i) +static_cast<float>(a##i[0] & 1)
-#define DUET_PEAK_INT_BODY(type, step, lanes)    \
-  DUET_PEAK_EACH(type)                           \
-  const double begin = cpu_seconds();            \
-  for (int64_t i = 0; i < rounds; ++i) {         \
-    DUET_PEAK_EACH(step)                         \
-  }                                              \
-  const double seconds = cpu_seconds() - begin;  \
-  g_sink += 0.0f DUET_PEAK_EACH(DUET_PEAK_SUMI); \
-  return static_cast<double>(rounds) * 12 * 2 * (lanes) / seconds * 1e-9;
 
 __attribute__((target("avx2"))) inline double peak_int8_avx2(int64_t rounds) {
   __m256i x = _mm256_set1_epi8(3), z = x;
   const __m256i ones = _mm256_set1_epi16(1);
-  DUET_PEAK_INT_BODY(DUET_PEAK_YMMI, DUET_PEAK_INT256, 32)
+  DUET_PEAK_BODY(DUET_PEAK_YMMI, DUET_PEAK_INT256, DUET_PEAK_SUMI, 32)
 }
 __attribute__((target("avx512f,avx512vnni"))) inline double peak_int8_avx512(int64_t rounds) {
   const __m512i y = _mm512_set1_epi32(0x01010101);
-  DUET_PEAK_INT_BODY(DUET_PEAK_ZMMI, DUET_PEAK_INT512, 64)
+  DUET_PEAK_BODY(DUET_PEAK_ZMMI, DUET_PEAK_INT512, DUET_PEAK_SUMI, 64)
 }
 
 inline double peak_int8(CpuLevel level) {  // GOP/s

@@ -48,9 +48,13 @@ function(duet_room name)
   endif()
 endfunction()
 
-# tests/<folder>/*.cc → one binary test_<folder>, every case a ctest of its own.
+# Tests keep measured costs in the build folder, not in the home of who runs them.
+set(DUET_TEST_ENV XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache)
+
+# tests/<folder>/*.cc → one binary test_<folder>, every case a ctest of its own. SLOW: a gtest filter of cases
+# that get the label <folder>-slow instead of <folder>.
 function(duet_tests folder)
-  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "SLOW" "DEPS;LIBS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*.cc)
   if(NOT sources)
     return()
@@ -61,5 +65,12 @@ function(duet_tests folder)
   target_compile_definitions(test_${folder} PRIVATE
     DUET_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" DUET_MODELS="${CMAKE_SOURCE_DIR}/models")
   target_link_libraries(test_${folder} PRIVATE ${deps} duet_warnings GTest::gtest GTest::gmock GTest::gtest_main ${ARG_LIBS})
-  gtest_discover_tests(test_${folder} DISCOVERY_TIMEOUT 60 PROPERTIES ENVIRONMENT "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache" TIMEOUT 300 LABELS "${folder};${ARG_LABELS}")
+  set(others "*")
+  if(ARG_SLOW)
+    gtest_discover_tests(test_${folder} TEST_FILTER ${ARG_SLOW} DISCOVERY_TIMEOUT 60
+      PROPERTIES TIMEOUT 300 LABELS "${folder}-slow" ENVIRONMENT ${DUET_TEST_ENV})  # one label: discovery can't pass a list
+    set(others "-${ARG_SLOW}")
+  endif()
+  gtest_discover_tests(test_${folder} TEST_FILTER ${others} DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT 300 LABELS "${folder}" ENVIRONMENT ${DUET_TEST_ENV})
 endfunction()

@@ -110,6 +110,7 @@ int run_verb(const VerbSpec& verb, const std::vector<std::string>& rest, const C
     return kExitOk;
   }
   warn_of_slips(verb, context);
+  for (const std::string& note : flags.notes()) context.err << fmt::format("duet {}: {}\n", verb.name, note);
   if (verb.bit != kDoctor) {  // doctor starts mpirun for one of its figures only
     if (flags.given("hosts")) return launch(flags, rest, context);
     for (const char* flag : {"mpirun-args", "print-launch"}) {

@@ -11,6 +11,10 @@ namespace {
 constexpr PlainVariable kPlain[] = {
     {"DUET_CPU", "Use a lower CPU level than the machine has: portable, avx2, avx512, avx512bf16."},
     {"DUET_LOG", "Least important lines shown on standard error: debug, info, warning, error, off."},
+    {"DUET_FAULT_DRILL",
+     "RANK:STEP:throw or RANK:STEP:hang: that rank fails or hangs in the middle of that step, to rehearse "
+     "what "
+     "then happens."},
     {"DUET_TCP_INTERFACES",
      "With --comm-transport tcp: interfaces or networks between the hosts, best first: eth0,10.0.0.0/24. "
      "Default: "

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "cli/flags.h"
 #include "cli/usage_error.h"
@@ -127,6 +128,12 @@ LlmOptions llm_options(const Flags& flags) {
   o.control_tokens_in_content = !flags.boolean("no-control-tokens-in-content");
   o.trace = flags.given("trace");
   return o;
+}
+
+bool lacks_tokenizer(const LlmOptions& options) {
+  const std::filesystem::path dir = options.tokenizer.empty() ? options.model : options.tokenizer;
+  std::error_code ignored;
+  return !std::filesystem::exists(dir / "tokenizer.json", ignored);
 }
 
 SamplingParams sampling_params(const Flags& flags) {

@@ -28,6 +28,8 @@ int mpi_rank_from_env();
 bool is_mpi_worker();
 
 LlmOptions llm_options(const Flags& flags);
+/// No tokenizer.json where one is looked for: token ids in and out still run.
+bool lacks_tokenizer(const LlmOptions& options);
 SamplingParams sampling_params(const Flags& flags);
 
 }  // namespace duet

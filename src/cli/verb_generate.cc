@@ -104,13 +104,6 @@ void write_results(const Flags& flags, const std::vector<Prompt>& prompts,
   context.out.flush();
 }
 
-// Token ids in and out need no tokenizer; a directory that has none still runs.
-bool lacks_tokenizer(const LlmOptions& options) {
-  const std::filesystem::path dir = options.tokenizer.empty() ? options.model : options.tokenizer;
-  std::error_code ignored;
-  return !std::filesystem::exists(dir / "tokenizer.json", ignored);
-}
-
 }  // namespace
 
 int verb_generate(const Flags& flags, const CliContext& context) {

@@ -3,9 +3,12 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <cstdlib>
+
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -55,6 +58,9 @@ ServerOptions server_options(const Flags& flags) {
   o.max_waiting = flags.integer("max-waiting-requests");
   o.limits.max_logprobs = static_cast<int>(flags.integer("max-logprobs"));
   o.version = DUET_VERSION;
+  if (flags.given("reasoning-parser"))
+    o.reasoning =
+        flags.text("reasoning-parser") == "qwen3" ? ReasoningStyle::kQwen3 : ReasoningStyle::kDeepSeekR1;
   return o;
 }
 
@@ -79,16 +85,41 @@ class EndSignals {
   sigset_t set_, before_;
 };
 
+// Notices when ranks hang: a step that goes on while no stage of it ends.
+class Watchdog {
+ public:
+  Watchdog(const Server& server, double seconds) : server_(server), most_ns_(seconds * 1e9) {}
+  bool hangs() {
+    const Server::Pulse pulse = server_.pulse();
+    if (pulse.step_ns == 0 || pulse.stages_done != seen_) {
+      seen_ = pulse.stages_done;
+      since_ns_ = now_ns();
+    }
+    return most_ns_ > 0 && static_cast<double>(now_ns() - since_ns_) > most_ns_;
+  }
+
+ private:
+  const Server& server_;
+  const double most_ns_;
+  uint64_t seen_ = 0;
+  int64_t since_ns_ = now_ns();
+};
+
 }  // namespace
 
 int verb_serve(const Flags& flags, const CliContext& context) {
-  for (const std::string& note : flags.notes()) log_info("{}", note);
   if (place_ranks(flags).mpi)
     throw UsageError(
         "serve runs its ranks as threads of one process; ranks under mpirun are not supported yet");
   LlmOptions llm = llm_options(flags);
   llm.enable_prefix_caching = !flags.given("enable-prefix-caching") || flags.boolean("enable-prefix-caching");
   llm.prefix_cache_prompt_only = flags.boolean("prefix-cache-prompt-only");
+  llm.skip_tokenizer_init = lacks_tokenizer(llm);
+  if (llm.skip_tokenizer_init)
+    log_warning(
+        "{} has no tokenizer.json: completions of token ids only, answers carry no text (--tokenizer DIR "
+        "names one)",
+        llm.model);
   const ServerOptions options = server_options(flags);
   const EndSignals signals;
   ProgressView view(context);
@@ -98,7 +129,15 @@ int verb_serve(const Flags& flags, const CliContext& context) {
   log_info("serving {} at {}://{}:{}, {} ranks, KV cache of {} tokens", options.served_names.front(),
            options.http.tls.certificate.empty() ? "http" : "https", options.http.host, server.port(),
            llm.tensor_parallel_size, engine->info().kv_blocks * engine->info().block_size);
+  Watchdog watchdog(server, flags.number("stall-timeout"));
   while (server.failure().empty()) {
+    if (watchdog.hangs()) {
+      const std::string why = fmt::format("ranks hang: no stage ended for {} s (--stall-timeout); {}",
+                                          flags.text("stall-timeout"), engine->ranks().whereabouts());
+      context.err << fmt::format("duet serve: {}\n", why) << std::flush;
+      server.give_up(why);
+      std::_Exit(kExitError);  // a thread that hangs cannot be joined
+    }
     const int signal = signals.wait(100);
     if (signal == 0) continue;
     log_info("ending: requests under way have {} s", flags.text("shutdown-timeout"));

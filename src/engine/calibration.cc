@@ -1,6 +1,9 @@
 #include "engine/calibration.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -18,11 +21,33 @@ constexpr int64_t kDecodeContext = 256;
 // Small steps vary, and cost nothing to repeat.
 constexpr int64_t kRepeatBelowNs = 100'000'000;
 constexpr int kRepeats = 3;
+// Kept costs are believed while steps take this much more or less; a choice then errs by less than that, and
+// what steps take goes on being learnt.
+constexpr double kBelievedShare = 0.25;
 
 class Calibration {
  public:
   Calibration(RankGroup& group, const RankOptions& options, const ModelInfo& info)
       : group_(group), options_(options), info_(info), start_(now_ns()) {}
+
+  std::string differs() {
+    measure(shape(ProbePhase::kPrefill, 1, 0), 1, false);  // the first step of all is longer
+    for (int64_t rows : {int64_t{1}, std::min<int64_t>(256, options_.max_batched_tokens)}) {
+      const ProbeShape s = shape(ProbePhase::kPrefill, rows, 0);
+      if (!fits(s)) continue;
+      const double predicted =
+          group_.predict(probe_batch(s, info_.block_size, info_.config.vocab_size), CommLanes::kOne);
+      double least = 0;
+      for (int i = 0; i < kRepeats && (i == 0 || least < kRepeatBelowNs); ++i) {
+        const double ns = static_cast<double>(measure(s, 1, false));
+        least = i == 0 ? ns : std::min(least, ns);
+      }
+      if (std::abs(least - predicted) > kBelievedShare * predicted)
+        return fmt::format("a step of {} tokens takes {:.1f} ms, not {:.1f}", rows, least * 1e-6,
+                           predicted * 1e-6);
+    }
+    return {};
+  }
 
   void run() {
     measure(shape(ProbePhase::kPrefill, std::min<int64_t>(64, options_.max_batched_tokens), 0), 1, false);
@@ -106,6 +131,12 @@ class Calibration {
 void run_calibration(RankGroup& group, const RankOptions& options, const ModelInfo& info) {
   Calibration(group, options, info).run();
   group.reset_stats();
+}
+
+std::string costs_differ(RankGroup& group, const RankOptions& options, const ModelInfo& info) {
+  std::string differs = Calibration(group, options, info).differs();
+  group.reset_stats();
+  return differs;
 }
 
 }  // namespace duet

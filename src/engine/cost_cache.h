@@ -1,5 +1,5 @@
 // Measured step costs between runs: a file for each set of machines, model and number of ranks, so that a
-// start need not measure again. Rank 0 reads and writes it (RankGroup::calibrate, `duet doctor costs`); a
+// start need not measure again. Rank 0 reads and writes it (RankGroup::calibrate); a
 // file that is missing, of something else, damaged or old only means that costs are measured.
 #pragma once
 

@@ -127,12 +127,12 @@ void CostTable::observe_alone(const StageKinds& kinds, const std::vector<MicroBa
   }
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];
-    const size_t kind = at % classes / kRowSets, wanted = at % kRowSets;
-    if (count[at] == 0 || w.rows[wanted] == 0) continue;
+    const size_t kind = at % classes / kRowSets, rows_of = at % kRowSets;
+    if (count[at] == 0 || w.rows[rows_of] == 0) continue;
     if (kinds.kinds()[kind].attention)
-      attention_.add(w.attention[wanted], ns[at] / count[at]);
+      attention_.add(w.attention[rows_of], ns[at] / count[at]);
     else
-      curves_[kind].add(w.rows[wanted], ns[at] / count[at]);
+      curves_[kind].add(w.rows[rows_of], ns[at] / count[at]);
   }
 }
 
@@ -159,11 +159,11 @@ std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector
   std::vector<float> ns(work.size() * classes);
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];
-    const size_t kind = at % classes / kRowSets, wanted = at % kRowSets;
-    if (kind >= curves_.size() || w.rows[wanted] == 0) continue;
+    const size_t kind = at % classes / kRowSets, rows_of = at % kRowSets;
+    if (kind >= curves_.size() || w.rows[rows_of] == 0) continue;
     const StageKinds::Kind& k = kinds.kinds()[kind];
     const double value =
-        k.attention ? attention_.predict(w.attention[wanted]) : curves_[kind].line(w.rows[wanted]);
+        k.attention ? attention_.predict(w.attention[rows_of]) : curves_[kind].line(w.rows[rows_of]);
     ns[at] = static_cast<float>(value * (k.lane == Lane::kComm ? stretch : 1.0));
   }
   return ns;

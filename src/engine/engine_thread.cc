@@ -10,7 +10,7 @@
 
 namespace duet {
 
-EngineThread::EngineThread(Engine& engine, std::function<void(const Step&)> on_step)
+EngineThread::EngineThread(Engine& engine, std::function<void(const Step&, const StepResult&)> on_step)
     : engine_(engine), on_step_(std::move(on_step)) {
   note_load();
   thread_ = std::jthread([this] { loop(); });
@@ -133,7 +133,7 @@ void EngineThread::step() {
   std::string text;
   try {
     const Step& done = engine_.generator().step();
-    if (on_step_) on_step_(done);
+    if (on_step_) on_step_(done, engine_.generator().last_result());
   } catch (const std::exception& e) {
     error = std::current_exception();
     text = e.what();

@@ -32,7 +32,7 @@ struct EngineLoad {
 class EngineThread {
  public:
   /// `on_step` (may be empty) hears of every step, on the engine's thread.
-  EngineThread(Engine& engine, std::function<void(const Step&)> on_step);
+  EngineThread(Engine& engine, std::function<void(const Step&, const StepResult&)> on_step);
   /// Aborts what still runs.
   ~EngineThread();
   EngineThread(const EngineThread&) = delete;
@@ -63,7 +63,7 @@ class EngineThread {
   void note_load();
 
   Engine& engine_;
-  std::function<void(const Step&)> on_step_;
+  std::function<void(const Step&, const StepResult&)> on_step_;
   std::atomic<int64_t> step_began_ns_{0};
   double busy_seconds_ = 0;
   int64_t idle_since_ns_ = 0;

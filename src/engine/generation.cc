@@ -91,7 +91,8 @@ void Generator::fail_all(const std::exception_ptr& error) {
 
 const Step& Generator::step() {
   const int64_t begin = now_ns();
-  const StepResult result = engine_.run_step(scheduler_, step_);
+  last_result_ = engine_.run_step(scheduler_, step_);
+  const StepResult& result = last_result_;
   const int64_t now = now_ns();
   const size_t vocab = result.logits.size() / std::max<size_t>(step_.wanted.size(), 1);
   // By number: a continuation that closes takes its sequence with it.

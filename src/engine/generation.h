@@ -15,6 +15,7 @@
 
 #include "duet/llm.h"
 #include "engine/params.h"
+#include "engine/rank_group.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "engine/step_builder.h"
@@ -73,6 +74,8 @@ class Generator {
   /// One step. What it throws (a rank failed) leaves requests as they are: fail_all is next. A
   /// continuation that alone is in trouble (its logits are no numbers) ends with kError.
   const Step& step();
+  /// What the last step measured; its spans hold until the next one.
+  const StepResult& last_result() const { return last_result_; }
 
   const Scheduler& scheduler() const { return scheduler_; }
 
@@ -90,6 +93,7 @@ class Generator {
   Engine& engine_;
   Scheduler scheduler_;
   Step step_;
+  StepResult last_result_;
   int64_t next_sequence_ = 0;
   std::unordered_map<int64_t, std::unique_ptr<Request>> requests_;
   std::unordered_map<int64_t, std::unique_ptr<Continuation>> continuations_;  // by Sequence::id

@@ -1,6 +1,10 @@
 #include "engine/rank.h"
 
 #include <fmt/format.h>
+#include <chrono>
+#include <cstdlib>
+#include <stdexcept>
+#include <thread>
 
 #include <algorithm>
 #include <cstring>
@@ -222,22 +226,61 @@ void Rank::broadcast(std::vector<std::byte>& command) {
   lane_.call([&] { comm_->broadcast(command, 0); });
 }
 
+std::string Rank::whereabouts() const {
+  std::shared_ptr<const Program> program;
+  {
+    std::lock_guard lock(watch_mutex_);
+    program = watched_;
+  }
+  const auto lane = [&](Lane which) {
+    const int stage = progress_.stage[static_cast<size_t>(which)].load(std::memory_order_relaxed);
+    const bool inside = program && stage >= 0 && stage < static_cast<int>(program->stages.size());
+    return inside ? "in " + stage_label(program->stages[static_cast<size_t>(stage)]) : std::string("waits");
+  };
+  return fmt::format("compute lane {}, comm lane {}", lane(Lane::kCompute), lane(Lane::kComm));
+}
+
+// DUET_FAULT_DRILL=RANK:STEP:throw|hang: the compute lane of that rank fails or hangs in the middle of that
+// step, so that what then happens can be rehearsed.
+void Rank::drill(std::vector<StageBody>& bodies) {
+  const char* asked = std::getenv("DUET_FAULT_DRILL");
+  if (!asked) return;
+  const std::string text = asked, prefix = fmt::format("{}:{}:", comm_->rank(), steps_);
+  if (!text.starts_with(prefix)) return;
+  const std::vector<int>& order = watched_->lane_order(Lane::kCompute);
+  bodies[static_cast<size_t>(order[order.size() / 2])] = [hang = text.substr(prefix.size()) == "hang"] {
+    if (!hang) throw std::runtime_error("DUET_FAULT_DRILL says so");
+    while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+  };
+}
+
 StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
   try {
     check_batch(batch, limits_);
     Prepared& p = prepare(batch);
     model_->begin_step(batch);
     const Recording& r = recording(batch.micro_batches());
-    const std::vector<StageBody> muted =
+    {
+      std::lock_guard lock(watch_mutex_);
+      watched_ = p.program;
+    }
+    std::vector<StageBody> muted =
         batch.lanes == LanesRun::kBoth ? std::vector<StageBody>{} : without_a_lane(r, batch.lanes);
+    ++steps_;
+    if (std::getenv("DUET_FAULT_DRILL")) {
+      if (muted.empty()) muted = r.bodies;
+      drill(muted);
+    }
     const int64_t start = now_ns();
-    const int64_t tail = run_program(*p.plan, muted.empty() ? r.bodies : muted, lane_, p.times, [this] {
-      comm_->abort(fmt::format("rank {} failed during a step", comm_->rank()));
-    });
+    const int64_t tail = run_program(
+        *p.plan, muted.empty() ? r.bodies : muted, lane_, p.times,
+        [this] { comm_->abort(fmt::format("rank {} failed during a step", comm_->rank())); }, &progress_);
     StepResult result;
     result.step_ns = now_ns() - start;
     std::tie(result.exposed_ns, result.comm_ns) = stats_.add(*p.program, p.times, result.step_ns, tail);
     result.overlapped = batch.overlap;
+    result.program = p.program;
+    result.times = p.times;
     if (batch.observe) observe(batch, p, result);
     if (stats_.full()) lane_.call([&] { stats_.fold(*comm_); });
     if (options_.trace && traced_stages_ < kMaxTracedStages) {

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -61,6 +62,10 @@ class Rank {
   const CommStats& comm_stats() const { return comm_->stats(); }
   /// Every rank's trace events, on rank 0 (elsewhere empty).
   std::vector<std::string> gather_trace();
+  /// From any thread, also while this hangs: "compute lane in L3.b1 attn_core, comm lane waits", and how many
+  /// stages it has run since the start.
+  std::string whereabouts() const;
+  uint64_t stages_done() const { return progress_.stages_done; }
   void abort(const std::string& reason) noexcept { comm_->abort(reason); }
 
  private:
@@ -74,6 +79,7 @@ class Rank {
   void prepare_all();
   const Recording& recording(int micro_batches);
   Prepared& prepare(const StepBatch& batch);
+  void drill(std::vector<StageBody>& bodies);
   std::string text_of(int rank, const std::string& own);  // what that rank calls its own
   void check_same_program(const Program& program);
   void observe(const StepBatch& batch, const Prepared& p, const StepResult& result);
@@ -92,6 +98,10 @@ class Rank {
   std::unique_ptr<Planner> planner_;  // rank 0
   std::vector<std::string> machines_;
   RankStats stats_;
+  LaneProgress progress_;
+  mutable std::mutex watch_mutex_;          // guards the next one
+  std::shared_ptr<const Program> watched_;  // the program that progress_ counts in
+  int64_t steps_ = 0;
   std::vector<TracedStep> traced_;
   size_t traced_stages_ = 0;
   int64_t origin_ns_ = 0;  // the same moment on every rank, as far as a barrier can tell

@@ -222,6 +222,7 @@ class Group final : public RankGroup {
       result = rank.step(batch, made.reason);
       result.predicted_ns = made.predicted_ns;
       count(made, result.step_ns);
+      result.decision = made.kind;
       if (plan) *plan = std::move(made);
     });
     result.micro_batches = batch.micro_batches();
@@ -240,14 +241,18 @@ class Group final : public RankGroup {
     return made;
   }
 
-  void calibrate(bool anew) override {
+  void calibrate() override {
     if (options_.ranks < 2 || options_.max_micro_batches < 2) return;
     const CostCache cache = cost_cache();
-    const std::optional<std::string> kept = anew ? std::nullopt : cache.read();
-    bool known = false;
-    on_rank_0([&](Rank& rank) { known = kept && rank.planner().load_costs(*kept); });
-    if (known) return;
-    if (kept) log_info("step costs of {}: of other stages; measured anew", cache.file());
+    if (const std::optional<std::string> kept = cache.read()) {
+      bool known = false;
+      on_rank_0([&](Rank& rank) { known = rank.planner().load_costs(*kept); });
+      const std::string differs =
+          known ? costs_differ(*this, options_, info_) : std::string("they are of other stages");
+      if (differs.empty()) return;
+      log_info("step costs of {}: {}; measured anew", cache.file(), differs);
+      forget_costs();
+    }
     run_calibration(*this, options_, info_);
     std::string costs;
     on_rank_0([&](Rank& rank) { costs = rank.planner().costs().dump(rank.planner().kinds()); });
@@ -258,6 +263,19 @@ class Group final : public RankGroup {
 
   void forget_costs() override {
     on_rank_0([](Rank& rank) { rank.planner().reset(); });
+  }
+
+  std::string whereabouts() const override {
+    std::string text;
+    for (const auto& rank : ranks_)
+      text += fmt::format("{}rank {}: {}", text.empty() ? "" : "; ", rank->rank(), rank->whereabouts());
+    return text;
+  }
+
+  uint64_t stages_done() const override {
+    uint64_t sum = 0;
+    for (const auto& rank : ranks_) sum += rank->stages_done();
+    return sum;
   }
 
   RunStats stats() override {
@@ -339,10 +357,14 @@ class Group final : public RankGroup {
     for (size_t r = 1; r < threads_.size(); ++r) {
       threads_[r]->wait();
       const std::exception_ptr other = threads_[r]->error();
-      if (other && is_quote(error) && !is_quote(other)) error = other;
+      if (other && is_quote(error) && !is_quote(other)) error = of_rank(r, other);
     }
     failure_ = text_of(error);
     std::rethrow_exception(error);
+  }
+  static std::exception_ptr of_rank(size_t rank, const std::exception_ptr& error) {
+    return std::make_exception_ptr(
+        Error(ErrorKind::kInternal, fmt::format("rank {}: {}", rank, text_of(error))));
   }
   static std::string text_of(const std::exception_ptr& error) {
     try {

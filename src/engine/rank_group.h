@@ -15,6 +15,7 @@
 #include "comm/job_transport.h"
 #include "comm/shaped_transport.h"
 #include "duet/llm.h"
+#include "exec/cpu_executor.h"
 #include "load/config.h"
 #include "model/batch.h"
 #include "model/options.h"
@@ -23,6 +24,7 @@
 namespace duet {
 
 struct Plan;
+struct Program;
 struct SplitPolicy;
 enum class CommLanes : uint8_t;
 
@@ -88,6 +90,10 @@ struct StepResult {
   int64_t comm_ns = 0;     // the comm lane was busy
   bool overlapped = false;
   int micro_batches = 1;
+  // Rank 0's stages and when they ran, until the next step.
+  std::shared_ptr<const Program> program;
+  std::span<const StageTime> times;
+  std::string decision;     // of the planner: "whole is faster", "off", …; empty for a batch that came cut
   double predicted_ns = 0;  // the planner's, 0 where it knew nothing
 };
 
@@ -136,13 +142,17 @@ class RankGroup {
   /// Predicted time of a batch as it is cut, ns; 0 when nothing was measured.
   virtual double predict(const StepBatch& batch, CommLanes lanes) = 0;
   /// Measures what stages cost here (some seconds; uses the KV cache, so before there are requests), or takes
-  /// it from RankOptions::cost_cache unless `anew`. From then on the planner can decide. Nothing to do for
-  /// one rank or when nothing can be split.
-  virtual void calibrate(bool anew = false) = 0;
+  /// it from RankOptions::cost_cache where some steps take what that says. From then on the planner can
+  /// decide. Nothing to do for one rank or when nothing can be split.
+  virtual void calibrate() = 0;
   /// Where calibrate() keeps what it measured; empty: nowhere.
   virtual std::string cost_file() const = 0;
   /// Forgets it, for another link.
   virtual void forget_costs() = 0;
+  /// Where the ranks of this process are, and how many stages they have run together: for a watchdog. From
+  /// any thread, also while a rank hangs.
+  virtual std::string whereabouts() const = 0;
+  virtual uint64_t stages_done() const = 0;
   /// A collective of all ranks: gathers what each measured. Resets nothing.
   virtual RunStats stats() = 0;
   virtual void reset_stats() = 0;

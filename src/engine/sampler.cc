@@ -48,6 +48,11 @@ auto by_value(const std::vector<T>& values) {
               "arithmetic overflowed (try --dtype float32)");
 }
 
+// No stop token may end the sequence yet.
+bool too_early(const ResolvedParams& p, int64_t generated) {
+  return generated < p.min_tokens && !p.stop_token_ids.empty();
+}
+
 }  // namespace
 
 Sampler::Sampler(int64_t vocab_size, CpuLevel level)
@@ -73,12 +78,6 @@ void Sampler::penalise(const SampleInput& input) {
   }
   for (const int32_t id : input.tokens) counts_[static_cast<size_t>(id)] = 0;
 }
-
-namespace {
-bool too_early(const ResolvedParams& p, int64_t generated) {
-  return generated < p.min_tokens && !p.stop_token_ids.empty();
-}
-}  // namespace
 
 bool Sampler::takes_best(const ResolvedParams& p, int64_t generated) {
   return p.greedy() && !too_early(p, generated) && !p.penalised() && p.logit_bias.empty();

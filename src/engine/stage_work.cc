@@ -41,12 +41,11 @@ StageKinds::StageKinds(const std::vector<Stage>& stages) {
     auto kind =
         std::find_if(kinds_.begin(), kinds_.end(), [&](const Kind& k) { return k.name == stage.kind; });
     if (kind == kinds_.end()) kind = kinds_.insert(kind, {stage.kind, stage.lane, stage.kind == "attn_core"});
-    const RowSetKind rows = stage.kind == "logits_gather" ? RowSetKind::kWhole
-                            : stage.kind == "best_gather" ? RowSetKind::kBest
-                            : wanted                      ? RowSetKind::kWanted
-                                                          : RowSetKind::kAll;
-    class_.push_back(static_cast<int>(kRowSets) * static_cast<int>(kind - kinds_.begin()) +
-                     static_cast<int>(rows));
+    const RowSetKind rows = stage.kind == "logits_gather" ? kWholeRows
+                            : stage.kind == "best_gather" ? kBestRows
+                            : wanted                      ? kWantedRows
+                                                          : kAllRows;
+    class_.push_back(static_cast<int>(kRowSets * static_cast<size_t>(kind - kinds_.begin()) + rows));
     wanted = wanted || (stage.layer == last && stage.kind == "attn_in");
   }
 }
@@ -56,17 +55,18 @@ std::vector<MicroBatchWork> work_of(const StepBatch& batch) {
   for (size_t m = 0; m < work.size(); ++m) {
     MicroBatchWork& w = work[m];
     const int64_t begin = batch.borders[m], end = batch.borders[m + 1];
-    w.rows[0] = static_cast<double>(end - begin);
+    w.rows[kAllRows] = static_cast<double>(end - begin);
     auto row = std::lower_bound(batch.logits_rows.begin(), batch.logits_rows.end(), begin);
     for (const SequenceSpan& span : batch.spans) {
       const int64_t first = std::max(span.first_row, begin), last = std::min(span.first_row + span.rows, end);
       if (first >= last) continue;
       const int64_t start = span.start_position + first - span.first_row;
-      add_span(last - first, start, span.form, w.attention[0]);
+      add_span(last - first, start, span.form, w.attention[kAllRows]);
       for (; row != batch.logits_rows.end() && *row < last; ++row) {
-        w.rows[1] += 1;
-        w.rows[std::binary_search(batch.best_rows.begin(), batch.best_rows.end(), *row) ? 3 : 2] += 1;
-        add_span(1, span.start_position + *row - span.first_row, span.form, w.attention[1]);
+        w.rows[kWantedRows] += 1;
+        w.rows[std::binary_search(batch.best_rows.begin(), batch.best_rows.end(), *row) ? kBestRows
+                                                                                        : kWholeRows] += 1;
+        add_span(1, span.start_position + *row - span.first_row, span.form, w.attention[kWantedRows]);
       }
     }
   }

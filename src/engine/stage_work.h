@@ -14,8 +14,7 @@ namespace duet {
 
 /// The rows of its micro-batch that a stage works on: all, past the last layer's KV write those whose logits
 /// are wanted, or of those the ones whose logits travel or whose likeliest token does.
-enum class RowSetKind : uint8_t { kAll, kWanted, kWhole, kBest };
-inline constexpr size_t kRowSets = 4;
+enum RowSetKind : size_t { kAllRows, kWantedRows, kWholeRows, kBestRows, kRowSets };
 
 /// The kinds of a recording's stages, in order of first appearance: the same for any number of micro-batches.
 /// A stage's class is its kind and its RowSetKind.

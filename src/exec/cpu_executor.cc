@@ -35,8 +35,8 @@ constexpr uint32_t kEverything = UINT32_MAX;  // "finished" of a lane that gave 
 class Run {
  public:
   Run(const LanePlan& plan, std::span<const StageBody> bodies, std::span<StageTime> times,
-      const std::function<void()>& on_failure)
-      : plan_(plan), bodies_(bodies), times_(times), on_failure_(on_failure) {}
+      const std::function<void()>& on_failure, LaneProgress* progress)
+      : plan_(plan), bodies_(bodies), times_(times), on_failure_(on_failure), progress_(progress) {}
 
   void lane(Lane lane) {
     const size_t own = static_cast<size_t>(lane), other = 1 - own;
@@ -50,10 +50,13 @@ class Run {
         const int64_t cpu = thread_cpu_ns();
         time.start_ns = now_ns();
         time.wait_ns = entry.after > 0 ? time.start_ns - ready : 0;
+        note(own, entry.stage);
         bodies_[static_cast<size_t>(entry.stage)]();
+        note(own, -1);
         time.end_ns = now_ns();
         time.cpu_ns = thread_cpu_ns() - cpu;
         publish(own, ++done);
+        if (progress_) progress_->stages_done.fetch_add(1, std::memory_order_relaxed);
       }
     } catch (...) {
       {
@@ -74,6 +77,9 @@ class Run {
   }
 
  private:
+  void note(size_t lane, int stage) {
+    if (progress_) progress_->stage[lane].store(stage, std::memory_order_relaxed);
+  }
   // atomic::wait sleeps in the kernel after a few looks; see the header on why it must.
   void wait_for(size_t lane, uint32_t count) {
     std::atomic<uint32_t>& finished = finished_[lane].count;
@@ -94,6 +100,7 @@ class Run {
   std::span<const StageBody> bodies_;
   std::span<StageTime> times_;
   const std::function<void()>& on_failure_;
+  LaneProgress* progress_;
   std::array<Counter, kLanes> finished_;
   std::atomic<bool> failed_{false};
   std::mutex mutex_;
@@ -103,10 +110,11 @@ class Run {
 }  // namespace
 
 int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, CommLane& comm_lane,
-                    std::span<StageTime> times, const std::function<void()>& on_failure) {
+                    std::span<StageTime> times, const std::function<void()>& on_failure,
+                    LaneProgress* progress) {
   DUET_CHECK(bodies.size() == plan.stage_count() && times.size() == plan.stage_count());
   // On the heap and shared: the comm lane may still be inside publish() when the caller has seen it.
-  auto run = std::make_shared<Run>(plan, bodies, times, on_failure);
+  auto run = std::make_shared<Run>(plan, bodies, times, on_failure, progress);
   comm_lane.post([run] { run->lane(Lane::kComm); });
   run->lane(Lane::kCompute);
   const int64_t ready = now_ns();

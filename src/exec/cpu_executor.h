@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -42,11 +43,18 @@ class LanePlan {
   std::array<std::vector<Entry>, kLanes> lanes_;
 };
 
+/// Where the lanes are right now, for whoever watches from another thread.
+struct LaneProgress {
+  std::array<std::atomic<int>, kLanes> stage{-1, -1};  // that the lane is inside of; -1: none
+  std::atomic<uint64_t> stages_done{0};                // of all programs so far, both lanes
+};
+
 /// Runs all bodies in lane order and returns when both lanes are done. `times` has one entry per
 /// stage. When a body throws, `on_failure` is called at once, on that lane (it must wake whoever the
 /// other lane is blocked on), the remaining stages are skipped, and the first error is rethrown.
 /// Returns the time the compute lane waited at the end for the comm lane, in ns.
 int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, CommLane& comm_lane,
-                    std::span<StageTime> times, const std::function<void()>& on_failure);
+                    std::span<StageTime> times, const std::function<void()>& on_failure,
+                    LaneProgress* progress = nullptr);
 
 }  // namespace duet

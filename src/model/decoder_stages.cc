@@ -220,14 +220,12 @@ void move_row(const Rows& rows, int64_t from, int64_t to) {
 // head_part → best_part; the rows that travel whole move to the front of head_part.
 void Decoder::pick_best(const Part& p, const DecoderRows& v) {
   if (p.batch.best_rows.empty()) return;
-  int64_t first = 0;
-  for (int r = 0; r < shapes_.rank; ++r) first += head_widths_[static_cast<size_t>(r)];
   for (size_t i = 0; i < p.batch.best_rows.size(); ++i) {
     const float* row = v.head_part.row(p.batch.best_rows[i]);
     const int64_t best = argmax(cx(), {row, static_cast<size_t>(v.head_part.cols)});
     float* pair = v.best_part.row(static_cast<int64_t>(i));
     pair[0] = best < 0 ? -std::numeric_limits<float>::infinity() : row[best];
-    pair[1] = best < 0 ? float{BestToken::kNoNumber} : static_cast<float>(first + best);
+    pair[1] = best < 0 ? float{BestToken::kNoNumber} : static_cast<float>(shapes_.vocab_rows.begin + best);
   }
   for (size_t i = 0; i < p.batch.whole_rows.size(); ++i)
     move_row(v.head_part, p.batch.whole_rows[i], static_cast<int64_t>(i));

@@ -100,7 +100,8 @@ void ServerMetrics::prompt(int64_t tokens) {
   prompt_tokens_ += tokens;
 }
 
-std::string ServerMetrics::text(const EngineLoad& load, int64_t connections, int64_t live_requests) const {
+std::string ServerMetrics::text(const EngineLoad& load, const StepSums& steps, int64_t connections,
+                                int64_t live_requests) const {
   std::lock_guard lock(mutex_);
   std::string out;
   const std::string labels = fmt::format("model_name=\"{}\",engine=\"0\"", escaped(model_));
@@ -140,6 +141,14 @@ std::string ServerMetrics::text(const EngineLoad& load, int64_t connections, int
   counter("duet:comm_lane_busy_seconds_total", load.comm_seconds, "The comm lane was busy, rank 0.");
   counter("duet:exposed_comm_seconds_total", load.exposed_seconds,
           "The compute lane waited for communication, rank 0.");
+  head(out, "duet:lane_busy_seconds_total", "counter", "Inside stages, by lane, rank 0.");
+  for (const Lane lane : {Lane::kCompute, Lane::kComm})
+    fmt::format_to(std::back_inserter(out), "duet:lane_busy_seconds_total{{{},lane=\"{}\"}} {}\n", labels,
+                   to_string(lane), steps.busy_seconds[static_cast<size_t>(lane)]);
+  head(out, "duet:dbo_decisions_total", "counter", "Steps by what was decided of their overlap.");
+  for (const auto& [reason, count] : steps.decisions)
+    fmt::format_to(std::back_inserter(out), "duet:dbo_decisions_total{{{},reason=\"{}\"}} {}\n", labels,
+                   escaped(reason), count);
   gauge("duet:kv_blocks", static_cast<double>(load.kv_blocks), "Blocks of the KV cache.");
   gauge("duet:kv_blocks_used", static_cast<double>(load.kv_blocks_used), "Of these, held by requests.");
   gauge("duet:connections", static_cast<double>(connections), "Open HTTP connections.");

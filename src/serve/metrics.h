@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/engine_thread.h"
+#include "serve/step_log.h"
 
 namespace duet {
 
@@ -37,7 +38,8 @@ class ServerMetrics {
   void generated(int64_t tokens);
   void prompt(int64_t tokens);
   /// The page in Prometheus' text format.
-  std::string text(const EngineLoad& load, int64_t connections, int64_t live_requests) const;
+  std::string text(const EngineLoad& load, const StepSums& steps, int64_t connections,
+                   int64_t live_requests) const;
 
  private:
   const std::string model_;

@@ -84,6 +84,9 @@ void Reply::start() {
   }
   unfinished_ = requests.size() * static_cast<size_t>(call_.sampling.n);
   choices_.resize(unfinished_);
+  for (Choice& choice : choices_) {
+    if (call_.chat && call_.separate_reasoning) choice.splitter = ReasoningSplitter(context_.reasoning);
+  }
   prompt_logprobs_.resize(requests.size());
   if (call_.stream) exchange_->begin_stream(200, "text/event-stream; charset=utf-8");
   const auto self = shared_from_this();
@@ -137,7 +140,9 @@ void Reply::take(size_t prompt, Delta&& delta) {
   if (call_.stream) {
     stream_delta(prompt, index, delta);
   } else {
-    choice.text += delta.text;
+    const ReasoningSplitter::Parts parts = choice.splitter.push(delta.text, choice.done);
+    choice.reasoning += parts.reasoning;
+    choice.text += parts.content;
     for (TokenLogprob& token : delta.logprobs) choice.logprobs.push_back(std::move(token));
   }
   if (unfinished_ == 0) finish();
@@ -197,7 +202,8 @@ void Reply::stream_delta(size_t prompt, size_t index, Delta& delta) {
   }
   Json logprobs = call_.logprobs >= 0 ? logprobs_json(choice, tokens, first_is_null) : Json(nullptr);
   Json json = frame();
-  json["choices"].push_back(chunk_choice(index, text, std::move(logprobs)));
+  json["choices"].push_back(
+      chunk_choice(index, choice.splitter.push(text, choice.done), std::move(logprobs)));
   if (call_.continuous_usage) json["usage"] = usage();
   event(json);
 }
@@ -226,14 +232,19 @@ Reply::Json Reply::usage() const {
   return json;
 }
 
-Reply::Json Reply::chunk_choice(size_t index, const std::string& text, Json logprobs) const {
+Reply::Json Reply::chunk_choice(size_t index, const ReasoningSplitter::Parts& parts, Json logprobs) const {
   const Choice& choice = choices_[index];
   Json json;
   json["index"] = index;
-  if (call_.chat)
-    json["delta"] = text.empty() && choice.done ? Json::object() : Json{{"content", text}};
-  else
-    json["text"] = text;
+  if (call_.chat) {
+    Json delta = Json::object();
+    if (!parts.reasoning.empty()) delta["reasoning_content"] = parts.reasoning;
+    // An empty content says that a token came which completed no text yet.
+    if (!parts.content.empty() || (parts.reasoning.empty() && !choice.done)) delta["content"] = parts.content;
+    json["delta"] = std::move(delta);
+  } else {
+    json["text"] = parts.content;
+  }
   json["logprobs"] = std::move(logprobs);
   json["finish_reason"] = choice.done ? Json(choice.finish_reason) : Json(nullptr);
   if (choice.done) json["stop_reason"] = choice.stop_reason;
@@ -259,10 +270,15 @@ Reply::Json Reply::whole_choice(size_t index) {
     choice.logprobs.insert(choice.logprobs.begin(), first);
   }
   const std::string text = (call_.echo ? prompt_texts_[prompt] : "") + choice.text;
-  if (call_.chat)
+  if (call_.chat) {
     json["message"] = {{"role", "assistant"}, {"content", text}};
-  else
+    if (!choice.reasoning.empty()) {
+      json["message"]["reasoning_content"] = choice.reasoning;
+      if (text.empty()) json["message"]["content"] = nullptr;
+    }
+  } else {
     json["text"] = text;
+  }
   json["logprobs"] =
       call_.logprobs >= 0 ? logprobs_json(choice, choice.logprobs, first_is_null) : Json(nullptr);
   json["finish_reason"] = choice.finish_reason;

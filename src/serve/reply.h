@@ -17,6 +17,7 @@
 #include "serve/call.h"
 #include "serve/exchange.h"
 #include "serve/metrics.h"
+#include "serve/reasoning.h"
 #include "serve/work_queue.h"
 
 namespace duet {
@@ -28,6 +29,7 @@ struct ReplyContext {
   WorkQueue& replies;  // one thread
   ServerMetrics& metrics;
   std::atomic<int64_t>& live;  // continuations under way
+  ReasoningStyle reasoning;    // of chats
 };
 
 class Reply : public std::enable_shared_from_this<Reply> {
@@ -37,11 +39,14 @@ class Reply : public std::enable_shared_from_this<Reply> {
 
   /// Prepares every prompt (throws what is wrong with it), then submits them all.
   void start();
+  /// Ends the reply with this error; on the replies' thread.
+  void fail(const std::exception_ptr& error);
 
  private:
   using Json = nlohmann::ordered_json;
   struct Choice {
-    std::string text;
+    std::string text, reasoning;
+    ReasoningSplitter splitter;
     std::vector<TokenLogprob> logprobs;
     Json stop_reason;
     std::string finish_reason;
@@ -56,11 +61,10 @@ class Reply : public std::enable_shared_from_this<Reply> {
   void stream_delta(size_t prompt, size_t index, Delta& delta);
   void event(const Json& json);
   void finish();
-  void fail(const std::exception_ptr& error);
   void abort();
   Json frame() const;
   Json usage() const;
-  Json chunk_choice(size_t index, const std::string& text, Json logprobs) const;
+  Json chunk_choice(size_t index, const ReasoningSplitter::Parts& parts, Json logprobs) const;
   Json whole_choice(size_t index);
   Json logprobs_json(Choice& choice, const std::vector<TokenLogprob>& tokens, bool first_is_null) const;
   Json completion_logprobs(Choice& choice, const std::vector<TokenLogprob>& tokens, bool first_is_null) const;

@@ -11,8 +11,10 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "serve/api_error.h"
 #include "serve/fields.h"
+#include "serve/page.h"
 #include "serve/reply.h"
 
 namespace duet {
@@ -49,7 +51,8 @@ Server::Server(Engine& engine, ServerOptions options)
       metrics_(options_.served_names.empty() ? engine.options().model : options_.served_names.front()) {
   if (options_.served_names.empty()) options_.served_names.push_back(engine.options().model);
   replies_ = std::make_unique<WorkQueue>(1);
-  thread_ = std::make_unique<EngineThread>(engine, nullptr);
+  thread_ = std::make_unique<EngineThread>(
+      engine, [this](const Step& step, const StepResult& result) { steps_.note(step, result); });
   workers_ = std::make_unique<WorkQueue>(kWorkers);
   http_ = std::make_unique<HttpServer>(
       options_.http, [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); });
@@ -75,6 +78,32 @@ void Server::shut_down(double seconds) {
   // The last bytes of replies are still on their way to the sockets.
   const int64_t flush = now_ns() + 2'000'000'000;
   while (http_->connections() > 0 && now_ns() < flush)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
+std::string Server::failure() const {
+  {
+    std::lock_guard lock(mutex_);
+    if (!given_up_.empty()) return given_up_;
+  }
+  return thread_->failure();
+}
+
+void Server::give_up(const std::string& why) {
+  std::vector<std::weak_ptr<Reply>> replies;
+  {
+    std::lock_guard lock(mutex_);
+    given_up_ = why;
+    replies.swap(under_way_);
+  }
+  http_->stop_accepting();
+  const std::exception_ptr error = std::make_exception_ptr(Error(ErrorKind::kPeer, why));
+  for (const std::weak_ptr<Reply>& weak : replies) {
+    if (const std::shared_ptr<Reply> reply = weak.lock())
+      replies_->post([reply, error] { reply->fail(error); });
+  }
+  const int64_t until = now_ns() + 3'000'000'000;
+  while (http_->connections() > 0 && now_ns() < until)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
 }
 
@@ -147,7 +176,11 @@ bool Server::answer_get(const std::shared_ptr<Exchange>& exchange) {
     exchange->respond(200, kJson, dump_json({{"version", options_.version}}));
   } else if (path == "/metrics") {
     exchange->respond(200, "text/plain; version=0.0.4; charset=utf-8",
-                      metrics_.text(thread_->load(), http_->connections(), live_));
+                      metrics_.text(thread_->load(), steps_.sums(), http_->connections(), live_));
+  } else if (path == "/") {
+    exchange->respond(200, "text/html; charset=utf-8", kPage);
+  } else if (path == "/debug/steps") {
+    exchange->respond(200, kJson, steps_.json());
   } else if (path == "/v1/models") {
     exchange->respond(200, kJson, models());
   } else if (path.starts_with("/v1/models/")) {
@@ -207,8 +240,14 @@ void Server::generate(const std::shared_ptr<Exchange>& exchange, bool chat) {
   const Json body = parse_body(exchange->request().body);
   Call call = chat ? parse_chat(body, options_.limits) : parse_completion(body, options_.limits);
   const std::string model = checked_model(call.model);
-  const ReplyContext context{engine_, *thread_, *replies_, metrics_, live_};
-  std::make_shared<Reply>(context, std::move(call), model, exchange)->start();
+  const ReplyContext context{engine_, *thread_, *replies_, metrics_, live_, options_.reasoning};
+  const auto reply = std::make_shared<Reply>(context, std::move(call), model, exchange);
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(under_way_, [](const std::weak_ptr<Reply>& other) { return other.expired(); });
+    under_way_.push_back(reply);
+  }
+  reply->start();
 }
 
 std::string Server::models() const {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,8 @@
 #include "serve/call.h"
 #include "serve/http_server.h"
 #include "serve/metrics.h"
+#include "serve/reasoning.h"
+#include "serve/step_log.h"
 #include "serve/work_queue.h"
 
 namespace duet {
@@ -24,8 +27,11 @@ struct ServerOptions {
   bool allow_credentials = false;
   int64_t max_waiting = 1024;  // requests that wait to be run, beyond it 429
   std::string version;
+  ReasoningStyle reasoning = ReasoningStyle::kNone;
   CallLimits limits;
 };
+
+class Reply;
 
 class Server {
  public:
@@ -38,7 +44,16 @@ class Server {
   /// left then ends with finish reason "abort".
   void shut_down(double seconds);
   /// Why the engine stopped working; empty while it does.
-  std::string failure() const { return thread_->failure(); }
+  std::string failure() const;
+  /// A watchdog's look at the engine: how long its step has taken so far (0: none), and what has been done.
+  struct Pulse {
+    int64_t step_ns = 0;
+    uint64_t stages_done = 0;
+  };
+  Pulse pulse() const { return {thread_->step_running_ns(), engine_.ranks().stages_done()}; }
+  /// The engine hangs and will not come back: every request gets this as its error, new ones are refused.
+  /// Returns when the answers are out, or after a few seconds. The server cannot be destroyed any more.
+  void give_up(const std::string& why);
 
  private:
   void handle(const std::shared_ptr<Exchange>& exchange);
@@ -59,6 +74,10 @@ class Server {
   ServerMetrics metrics_;
   std::atomic<int64_t> live_{0};
   std::atomic<bool> stopping_{false};
+  StepLog steps_;
+  mutable std::mutex mutex_;  // guards the next two
+  std::string given_up_;
+  std::vector<std::weak_ptr<Reply>> under_way_;
   // In this order: replies outlive the engine's thread, which feeds them, and workers, which start them.
   std::unique_ptr<WorkQueue> replies_;
   std::unique_ptr<EngineThread> thread_;

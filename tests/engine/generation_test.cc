@@ -13,35 +13,20 @@
 #include "base/error.h"
 #include "engine/engine.h"
 #include "engine/engine_thread.h"
+#include "engine/kjv_support.h"
 
 namespace duet {
 namespace {
 
-LlmOptions kjv_options(int ranks = 1) {
-  LlmOptions o;
-  o.model = std::string(DUET_MODELS) + "/kjv-8m";
-  o.dtype = "float32";
-  o.comm_dtype = "f32";
-  o.tensor_parallel_size = ranks;
-  o.threads = 1;
-  o.kv_cache_memory = "32MiB";
-  o.max_num_batched_tokens = 256;
+LlmOptions caching_options(int ranks = 1) {
+  LlmOptions o = kjv_options(ranks);
   o.enable_prefix_caching = true;
   return o;
 }
 
-SamplingParams greedy(int max_tokens) {
-  SamplingParams p;
-  p.temperature = 0.0;
-  p.max_tokens = max_tokens;
-  p.ignore_eos = true;
+SamplingParams scored_greedy(int max_tokens) {
+  SamplingParams p = greedy(max_tokens);
   p.logprobs = 3;
-  return p;
-}
-
-Prompt text_prompt(const std::string& text) {
-  Prompt p;
-  p.text = text;
   return p;
 }
 
@@ -64,7 +49,7 @@ class PrefixHits : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, PrefixHits, ::testing::Values(1, 2));
 
 TEST_P(PrefixHits, OnPromptBlocksChangeNoBit) {
-  LlmOptions options = kjv_options(GetParam());
+  LlmOptions options = caching_options(GetParam());
   options.enable_prefix_caching = false;
   const auto plain = Llm::load(options);
   options.enable_prefix_caching = true;
@@ -76,56 +61,56 @@ TEST_P(PrefixHits, OnPromptBlocksChangeNoBit) {
   int64_t cached = 0;
   for (int round = 0; round < 2; ++round) {
     for (size_t i = 0; i < prompts.size(); ++i) {
-      const RequestOutput a = plain->generate({prompts[i]}, {greedy(24)})[0];
-      const RequestOutput b = caching->generate({prompts[i]}, {greedy(24)})[0];
+      const RequestOutput a = plain->generate({prompts[i]}, {scored_greedy(24)})[0];
+      const RequestOutput b = caching->generate({prompts[i]}, {scored_greedy(24)})[0];
       EXPECT_EQ(a.cached_tokens, 0);
       cached += b.cached_tokens;
       expect_same(a.completions[0], b.completions[0], "prompt " + std::to_string(i));
     }
     // All at once, sharing blocks while they run.
-    const auto together = caching->generate(prompts, {greedy(24)});
+    const auto together = caching->generate(prompts, {scored_greedy(24)});
     for (size_t i = 0; i < prompts.size(); ++i)
-      expect_same(plain->generate({prompts[i]}, {greedy(24)})[0].completions[0], together[i].completions[0],
-                  "together " + std::to_string(i));
+      expect_same(plain->generate({prompts[i]}, {scored_greedy(24)})[0].completions[0],
+                  together[i].completions[0], "together " + std::to_string(i));
   }
   EXPECT_GT(cached, 100);
 }
 
 TEST(Generation, AConversationReusesWhatDecodingWroteUnlessForbidden) {
   for (const bool prompt_only : {false, true}) {
-    LlmOptions options = kjv_options();
+    LlmOptions options = caching_options();
     options.prefix_cache_prompt_only = prompt_only;
     const auto llm = Llm::load(options);
-    const RequestOutput first = llm->generate({text_prompt(kLong)}, {greedy(64)})[0];
+    const RequestOutput first = llm->generate({text_prompt(kLong)}, {scored_greedy(64)})[0];
     Prompt next;
     next.token_ids = first.prompt_token_ids;
     const auto& answer = first.completions[0].token_ids;
     next.token_ids.insert(next.token_ids.end(), answer.begin(), answer.end());
     next.token_ids.push_back(17);
     const int64_t prompt = static_cast<int64_t>(first.prompt_token_ids.size());
-    const int64_t cached = llm->generate({next}, {greedy(1)})[0].cached_tokens;
+    const int64_t cached = llm->generate({next}, {scored_greedy(1)})[0].cached_tokens;
     EXPECT_EQ(cached > prompt, !prompt_only) << cached << " of " << prompt;
   }
 }
 
 TEST(Generation, LogitsDoNotTakeWhatTheCacheHoldsNorLeaveAnything) {
-  LlmOptions options = kjv_options();
+  LlmOptions options = caching_options();
   options.all_logits = true;
   const auto llm = Llm::load(options);
-  const auto before = llm->generate({text_prompt(kLong)}, {greedy(8)})[0];
+  const auto before = llm->generate({text_prompt(kLong)}, {scored_greedy(8)})[0];
   int64_t rows = 0;
   llm->logits({text_prompt(kLong)}, {}, [&](size_t, int64_t, int64_t n, const float*) { rows += n; });
   EXPECT_EQ(rows, static_cast<int64_t>(before.prompt_token_ids.size()));
-  const auto after = llm->generate({text_prompt(kLong)}, {greedy(8)})[0];
+  const auto after = llm->generate({text_prompt(kLong)}, {scored_greedy(8)})[0];
   EXPECT_EQ(after.cached_tokens, 0);
   expect_same(before.completions[0], after.completions[0], "after logits");
 }
 
 TEST(Generation, PromptLogprobsAreThoseOfTheLogits) {
-  LlmOptions options = kjv_options();
+  LlmOptions options = caching_options();
   options.max_num_seqs = 4;  // the buffer holds four rows: the prompt comes in chunks
   const auto llm = Llm::load(options);
-  LlmOptions all = kjv_options();
+  LlmOptions all = caching_options();
   all.all_logits = true;
   const auto logits_llm = Llm::load(all);
   const int64_t vocab = llm->vocab_size();
@@ -133,11 +118,11 @@ TEST(Generation, PromptLogprobsAreThoseOfTheLogits) {
   logits_llm->logits({text_prompt(kLong)}, {}, [&](size_t, int64_t, int64_t n, const float* p) {
     logits.insert(logits.end(), p, p + n * vocab);
   });
-  SamplingParams p = greedy(3);
+  SamplingParams p = scored_greedy(3);
   p.prompt_logprobs = 2;
   // A neighbour that decodes meanwhile, then again with the prompt's blocks in the cache.
   for (int round = 0; round < 2; ++round) {
-    const auto out = llm->generate({text_prompt("And it came"), text_prompt(kLong)}, {greedy(40), p});
+    const auto out = llm->generate({text_prompt("And it came"), text_prompt(kLong)}, {scored_greedy(40), p});
     const RequestOutput& o = out[1];
     ASSERT_EQ(o.prompt_logprobs.size() + 1, o.prompt_token_ids.size());
     for (size_t t = 1; t < o.prompt_token_ids.size(); ++t) {
@@ -154,8 +139,8 @@ TEST(Generation, PromptLogprobsAreThoseOfTheLogits) {
 }
 
 TEST(Generation, LogitBiasForcesAndForbids) {
-  const auto llm = Llm::load(kjv_options());
-  SamplingParams p = greedy(5);
+  const auto llm = Llm::load(caching_options());
+  SamplingParams p = scored_greedy(5);
   const auto plain = llm->generate({text_prompt("And the LORD")}, {p})[0].completions[0].token_ids;
   p.logit_bias = {{plain[0], -100.0}};
   EXPECT_NE(llm->generate({text_prompt("And the LORD")}, {p})[0].completions[0].token_ids[0], plain[0]);
@@ -210,7 +195,7 @@ class Streams {
 };
 
 TEST(EngineThread, RequestsComeAndGoFromManyThreadsAndChangeNothing) {
-  LlmOptions options = kjv_options();
+  LlmOptions options = caching_options();
   options.kv_cache_memory = "600KiB";  // a few hundred tokens: preemptions happen
   options.max_model_len = 128;
   options.prefix_cache_prompt_only = true;
@@ -219,7 +204,7 @@ TEST(EngineThread, RequestsComeAndGoFromManyThreadsAndChangeNothing) {
   std::vector<SamplingParams> params;
   for (int i = 0; i < 24; ++i) {
     prompts.push_back(text_prompt(kLong.substr(0, static_cast<size_t>(20 + 6 * i))));
-    SamplingParams p = greedy(30);
+    SamplingParams p = scored_greedy(30);
     if (i % 3 == 0) p.temperature = 0.8, p.seed = 7 + i;
     params.push_back(p);
   }
@@ -261,11 +246,11 @@ TEST(EngineThread, RequestsComeAndGoFromManyThreadsAndChangeNothing) {
 }
 
 TEST(EngineThread, DestructionEndsWhatRuns) {
-  const auto engine = Engine::start(kjv_options(), {});
+  const auto engine = Engine::start(caching_options(), {});
   Streams streams;
   {
     EngineThread thread(*engine, {});
-    thread.submit(engine->prepare(text_prompt("And"), greedy(200), "prompt"), streams.sink(0));
+    thread.submit(engine->prepare(text_prompt("And"), scored_greedy(200), "prompt"), streams.sink(0));
     streams.wait_for_token(0);
   }
   const Completion c = streams.wait(0);
@@ -274,8 +259,8 @@ TEST(EngineThread, DestructionEndsWhatRuns) {
 }
 
 TEST(EngineThread, StreamedTextNeverShowsAStopStringNorItsBeginning) {
-  const auto engine = Engine::start(kjv_options(), {});
-  SamplingParams p = greedy(60);
+  const auto engine = Engine::start(caching_options(), {});
+  SamplingParams p = scored_greedy(60);
   const std::string whole = engine->generate({text_prompt("And God said")}, {p}, {})[0].completions[0].text;
   EngineThread thread(*engine, {});
   int key = 0;

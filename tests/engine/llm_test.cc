@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "engine/kjv_support.h"
 #include "golden/harness.h"
 
 namespace duet {
@@ -18,32 +19,6 @@ namespace {
 using nlohmann::json;
 
 const std::string kKjv = std::string(DUET_MODELS) + "/kjv-8m";
-
-LlmOptions kjv_options(int ranks = 1) {
-  LlmOptions o;
-  o.model = kKjv;
-  o.dtype = "float32";
-  o.comm_dtype = "f32";
-  o.tensor_parallel_size = ranks;
-  o.threads = 1;
-  o.kv_cache_memory = "32MiB";
-  o.max_num_batched_tokens = 256;
-  return o;
-}
-
-SamplingParams greedy(int max_tokens) {
-  SamplingParams p;
-  p.temperature = 0.0;
-  p.max_tokens = max_tokens;
-  p.ignore_eos = true;
-  return p;
-}
-
-Prompt text_prompt(const std::string& text) {
-  Prompt p;
-  p.text = text;
-  return p;
-}
 
 Prompt id_prompt(std::vector<int32_t> ids) {
   Prompt p;

@@ -139,15 +139,6 @@ Expected expected(const RunSetup& setup, const TestSequence& s, const MlaTestWei
   return e;
 }
 
-double worst_error(const std::vector<float>& got, const std::vector<float>& want) {
-  double worst = 0.0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double error = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
-    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-  }
-  return worst;
-}
-
 // A score is a chain of products with inputs rounded to relative u (f32: sums of length k drift by
 // about √k · 2⁻²⁴), and rounding errors of a dot product add like a random walk, hence / √lora. An
 // error δ in all scores moves a mean of values by at most 2 δ · max|value|; p and the values carry

@@ -94,15 +94,6 @@ std::vector<float> expected(const RunSetup& setup, const TestSequence& s) {
   return out;
 }
 
-double worst_error(const std::vector<float>& got, const std::vector<float>& want) {
-  double worst = 0.0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double error = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
-    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-  }
-  return worst;
-}
-
 // The oracle reads the same rounded cache, so what differs is the rounding of the query (relative u) in the
 // scores, which are scale · √head_dim wide, and of probabilities (u each, a random walk): an error δ in all
 // scores moves a mean of values of size ≤ 4 by at most 2 δ · 4. In practice a tenth of that.

@@ -104,6 +104,57 @@ TEST_F(ServerTest, SmallEndpoints) {
   EXPECT_GT(post("/tokenize", {{"messages", one_message("Hi")}}).json()["count"].get<int>(), 1);
 }
 
+TEST_F(ServerTest, StepsAndPage) {
+  post("/v1/completions", greedy(3));
+  const json steps = call("GET", "/debug/steps").json()["steps"];
+  ASSERT_GE(steps.size(), 3u);
+  const json& last = steps.back();
+  EXPECT_EQ(last["tokens"], 1);
+  EXPECT_EQ(last["micro_batches"], 1);
+  EXPECT_EQ(last["decision"], "off");
+  for (const char* lane : {"compute", "comm"}) {
+    ASSERT_FALSE(last["lanes"][lane].empty()) << lane;
+    int64_t before = 0;
+    for (const json& stage : last["lanes"][lane]) {
+      EXPECT_GE(stage[1].get<int64_t>(), before);  // a lane does one thing at a time
+      EXPECT_GE(stage[2].get<int64_t>(), stage[1].get<int64_t>());
+      before = stage[2].get<int64_t>();
+    }
+  }
+  const std::string metrics = call("GET", "/metrics").body;
+  EXPECT_THAT(metrics,
+              HasSubstr("duet:lane_busy_seconds_total{model_name=\"kjv\",engine=\"0\",lane=\"comm\"} "));
+  EXPECT_THAT(metrics, HasSubstr("reason=\"off\"} "));
+  const HttpAnswer page = call("GET", "/");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_THAT(page.head, HasSubstr("text/html"));
+  EXPECT_THAT(page.body, HasSubstr("debug/steps"));
+  EXPECT_THAT(page.body, ::testing::Not(HasSubstr("src=")));  // nothing from elsewhere
+}
+
+TEST_F(ServerTest, ReasoningIsSplitFromTheAnswer) {
+  ServerOptions options;
+  options.reasoning = ReasoningStyle::kDeepSeekR1;
+  start(options);
+  json body;
+  body["messages"] = one_message("Who made heaven?");
+  body["temperature"] = 0;
+  body["max_tokens"] = 12;
+  body["ignore_eos"] = true;
+  // This model never ends its thoughts, so all is reasoning.
+  const json thought = post("/v1/chat/completions", body).json()["choices"][0]["message"];
+  EXPECT_TRUE(thought["content"].is_null());
+  ASSERT_TRUE(thought.contains("reasoning_content")) << thought;
+  json streamed = body;
+  streamed["stream"] = true;
+  std::string reasoning;
+  for (const json& event : events_of(post("/v1/chat/completions", streamed).body))
+    reasoning += event["choices"][0]["delta"].value("reasoning_content", "");
+  EXPECT_EQ(reasoning, thought["reasoning_content"]);
+  body["include_reasoning"] = false;
+  EXPECT_EQ(post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"], reasoning);
+}
+
 TEST_F(ServerTest, CompletionWholeAndStreamedAreTheSameText) {
   json body = greedy(24);
   const json whole = post("/v1/completions", body).json();
