@@ -72,6 +72,13 @@ json.dump(c, open(sys.argv[3], "w"))' "$model" "$1" "$out/experts-$1.json"
 }
 
 for path in all-reduce all-to-all; do
+  for sequences in 128 256; do
+    run_case "decode-$sequences-$path" 40 $model --phase decode --tokens $sequences --expert-path $path
+  done
+  run_case "mixed-1024+64-$path" 40 $model --phase mixed --tokens 1024 --decodes 64 --sequences 4 \
+    --expert-path $path
+done
+for path in all-reduce all-to-all; do
   for sequences in 8 1; do
     for share in 50 35 25; do
       run_case "prefill-${sequences}x$((2048 / sequences))-$path" $share $model \
@@ -82,13 +89,6 @@ done
 # Experts of these widths take about 70, 60, 50 and 40 % of a layer's arithmetic.
 for width in 704 448 288 192; do
   run_case "balance-$width-all-reduce" 50 "$(with_experts $width)" --tokens 2048 --sequences 8
-done
-for path in all-reduce all-to-all; do
-  for sequences in 128 256; do
-    run_case "decode-$sequences-$path" 40 $model --phase decode --tokens $sequences --expert-path $path
-  done
-  run_case "mixed-1024+64-$path" 40 $model --phase mixed --tokens 1024 --decodes 64 --sequences 4 \
-    --expert-path $path
 done
 rm -f "$out/rate.json" "$out/err"
 python3 tools/overlap_table.py "$out"/*-[0-9][0-9].json > "$out/table.md"

@@ -242,14 +242,16 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
   const double sum = c.off.compute + c.off.comm;
   c.comm_share = sum > 0 ? c.off.comm / sum : 0;
   c.ideal = sum / std::max({c.off.compute, c.off.comm, 1e-9});
-  c.eta = std::max(c.off.compute, c.off.comm) / c.on.step;
   // Pair by pair, so that a drift of the machine's speed falls out.
-  std::vector<double> hidden, best;
+  std::vector<double> hidden, eta;
   for (size_t i = 0; i < off.size(); ++i) {
+    const RunStats& lanes = off[i].stats;
     hidden.push_back((off[i].step - on[i].step) /
-                     std::max(std::min(off[i].stats.compute_ms, off[i].stats.comm_ms), 1e-9));
+                     std::max(std::min(lanes.compute_ms, lanes.comm_ms), 1e-9));
+    eta.push_back(std::max(lanes.compute_ms, lanes.comm_ms) / on[i].step);
   }
   c.hidden = median(hidden);
+  c.eta = median(eta);
   c.speedup = paired_ratio(steps_of(off), steps_of(on));
   c.auto_over_off = paired_ratio(steps_of(off), steps_of(automatic));
   c.auto_over_best = paired_ratio(c.off.step < c.on.step ? steps_of(off) : steps_of(on), steps_of(automatic));

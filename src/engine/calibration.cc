@@ -58,8 +58,9 @@ class Calibration {
     }
     if (largest >= 4) {
       // What overlap costs beside what it hides, and what a longer context does.
-      overlapped(ProbePhase::kPrefill, largest);
-      overlapped(ProbePhase::kDecode, std::min<int64_t>(largest, 64));
+      overlapped(ProbePhase::kPrefill, largest, 2);
+      if (options_.max_micro_batches >= 4) overlapped(ProbePhase::kPrefill, largest, 4);
+      overlapped(ProbePhase::kDecode, std::min<int64_t>(largest, 64), 2);
       measure(shape(ProbePhase::kPrefill, largest, 2 * largest), 1, true);
     }
     const double seconds = static_cast<double>(now_ns() - start_) * 1e-9;
@@ -96,8 +97,8 @@ class Calibration {
     return longest < kLongStepNs && now_ns() - start_ < kBudgetNs;
   }
 
-  void overlapped(ProbePhase phase, int64_t rows) {
-    repeat(shape(phase, rows, phase == ProbePhase::kDecode ? kDecodeContext : 0), 2);
+  void overlapped(ProbePhase phase, int64_t rows, int parts) {
+    repeat(shape(phase, rows, phase == ProbePhase::kDecode ? kDecodeContext : 0), parts);
   }
 
   int64_t repeat(const ProbeShape& s, int parts) {

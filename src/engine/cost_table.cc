@@ -11,6 +11,7 @@ namespace {
 constexpr double kMostSamples = 8;
 // Older samples of attention fade: what was measured a hundred steps ago hardly counts.
 constexpr double kFade = 0.97;
+constexpr double kMostWarmth = 0.3;
 int half_octave(double rows) {
   return static_cast<int>(std::lround(2.0 * std::log2(std::max(rows, 1.0))));
 }
@@ -148,7 +149,11 @@ void CostTable::observe_overlapped(const StageKinds& kinds, const std::vector<Mi
   }
   const double both = comm - step.exposed_ns;  // both lanes were busy
   const double rows = total_rows(work);
-  if (both > 0.05 * comm) stolen_.add(rows, std::clamp((compute - compute_alone) / both, 0.0, 0.9));
+  if (both > 0.05 * comm) {
+    stolen_.add(rows, std::clamp((compute - compute_alone) / both, 0.0, 0.9));
+    const double part = rows / static_cast<double>(work.size());
+    warmth_.add(part, part * std::clamp(1.0 - compute / compute_alone, 0.0, kMostWarmth));
+  }
   if (comm_alone > 0) stretch_.add(rows, std::clamp(comm / comm_alone, 0.5, 3.0));
 }
 
@@ -156,6 +161,8 @@ std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector
                                       bool overlapped) const {
   const size_t classes = kinds.classes();
   const double stretch = overlapped ? stretch_.level(total_rows(work), 1.0) : 1.0;
+  const double pace =
+      overlapped ? 1.0 - warm(total_rows(work) / static_cast<double>(std::max<size_t>(work.size(), 1))) : 1.0;
   std::vector<float> ns(work.size() * classes);
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];
@@ -164,9 +171,14 @@ std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector
     const StageKinds::Kind& k = kinds.kinds()[kind];
     const double value =
         k.attention ? attention_.predict(w.attention[rows_of]) : curves_[kind].line(w.rows[rows_of]);
-    ns[at] = static_cast<float>(value * (k.lane == Lane::kComm ? stretch : 1.0));
+    ns[at] = static_cast<float>(value * (k.lane == Lane::kComm ? stretch : pace));
   }
   return ns;
+}
+
+// The share of its computing that a part of so many rows saves: a fixed time, so less of a larger part.
+double CostTable::warm(double rows) const {
+  return std::min(warmth_.level(rows, 0.0) / std::max(rows, 1.0), kMostWarmth);
 }
 
 double CostTable::stolen(double rows) const {
@@ -207,6 +219,7 @@ std::string CostTable::dump(const StageKinds& kinds) const {
                         {"attention", attention_.coefficients()},
                         {"stolen", curve_json(stolen_)},
                         {"stretch", curve_json(stretch_)},
+                        {"warmth", curve_json(warmth_)},
                         {"drag", {curve_json(drag_[0]), curve_json(drag_[1])}}}
       .dump(1);
 }
@@ -221,6 +234,7 @@ bool CostTable::load(const std::string& text, const StageKinds& kinds) {
     table.attention_.set_coefficients(j.at("attention").get<AttentionWork>());
     table.stolen_ = curve_of(j.at("stolen"));
     table.stretch_ = curve_of(j.at("stretch"));
+    table.warmth_ = curve_of(j.at("warmth"));
     for (size_t i = 0; i < 2; ++i) table.drag_[i] = curve_of(j.at("drag").at(i));
   } catch (const nlohmann::json::exception&) {
     return false;

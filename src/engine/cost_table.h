@@ -68,7 +68,8 @@ class CostTable {
   void expire() { ++version_; }
 
   bool empty() const { return curves_.empty(); }
-  /// Costs by micro-batch and class. Collectives of an overlapped program are longer than alone.
+  /// Costs by micro-batch and class. In an overlapped program collectives are longer than alone, and computing
+  /// is shorter: a core that waits out every collective begins each time with cold caches and a low clock.
   std::vector<float> predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
                              bool overlapped) const;
   /// The part of the core that collectives take from the compute lane of an overlapped step of so many rows.
@@ -92,7 +93,10 @@ class CostTable {
 
   std::vector<CostCurve> curves_;  // by kind
   AttentionFit attention_;
+  double warm(double rows) const;
+
   CostCurve stolen_, stretch_;
+  CostCurve warmth_;  // by rows of a part: what it saves by never waiting, as so many rows' computing
   std::array<CostCurve, 2> drag_;
   int64_t version_ = 0;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -21,6 +22,9 @@ constexpr int kCounts[] = {2, 3, 4, 6};
 // A split must be predicted to win by this much: predictions err by a few per cent, and whole steps read
 // every weight once.
 constexpr double kMargin = 0.03;
+// Among splits this close the most parts win: the lanes of small parts meet sooner at both ends of a step, and
+// leave more slack where a stage takes longer than predicted.
+constexpr double kAlike = 0.01;
 // Every so many steps all ranks' times are gathered (a message of a few kilobytes after the step).
 constexpr int64_t kObserveEvery = 16;
 constexpr int64_t kObserveFirst = 64;  // these all
@@ -124,9 +128,9 @@ std::vector<SpanShape> Planner::shapes(const StepBatch& batch) const {
   return shapes;
 }
 
-// Cuts, predicts, and keeps what is faster than the best so far. Leaves the batch cut.
-void Planner::consider(StepBatch& batch, const std::vector<SpanShape>& spans, const SplitOptions& split,
-                       Choice& best) const {
+// Cuts and predicts. Leaves the batch cut.
+Planner::Choice Planner::consider(StepBatch& batch, const std::vector<SpanShape>& spans,
+                                  const SplitOptions& split) const {
   batch.borders = split_rows(spans, split);
   const int parts = batch.micro_batches();
   const bool overlapped = parts > 1;
@@ -148,12 +152,8 @@ void Planner::consider(StepBatch& batch, const std::vector<SpanShape>& spans, co
   choice.plan.micro_batches = parts;
   choice.plan.bubbles_ns = run.makespan_ns - std::max(run.makespan_ns - run.exposed_ns, comm);
   choice.plan.predicted_ns = ns;
-  std::vector<PlanCandidate> all = std::move(best.plan.candidates);
-  all.push_back({parts, ns, compute, comm});
-  const double handicap =
-      best.plan.micro_batches == 1 && best.plan.predicted_ns > 0 && overlapped ? kMargin : 0;
-  if (best.plan.predicted_ns <= 0 || ns < best.plan.predicted_ns * (1.0 - handicap)) best = std::move(choice);
-  best.plan.candidates = std::move(all);
+  choice.plan.candidates = {{parts, ns, compute, comm}};
+  return choice;
 }
 
 Planner::Choice Planner::choose(const StepBatch& batch, const SplitPolicy& policy, bool whole_too) const {
@@ -161,27 +161,40 @@ Planner::Choice Planner::choose(const StepBatch& batch, const SplitPolicy& polic
   cut.token_ids = batch.token_ids;
   cut.spans = batch.spans;
   cut.logits_rows = batch.logits_rows;
+  cut.best_rows = batch.best_rows;
   cut.borders = {0, batch.rows()};
   const std::vector<SpanShape> spans = shapes(cut);
-  Choice best;
-  SplitOptions split;
-  split.imbalance = policy.imbalance;
-  split.micro_batches = 1;
-  if (whole_too) consider(cut, spans, split, best);
-  const auto try_parts = [&](int parts) {
+  std::vector<Choice> choices;
+  const auto consider_parts = [&](int parts) {
+    SplitOptions split;
+    split.imbalance = policy.imbalance;
     split.micro_batches = parts;
-    split.shares.clear();
-    consider(cut, spans, split, best);
+    choices.push_back(consider(cut, spans, split));
   };
+  if (whole_too) consider_parts(1);
   if (policy.micro_batches > 0) {
-    try_parts(std::min(policy.micro_batches, max_micro_batches_));
+    consider_parts(std::min(policy.micro_batches, max_micro_batches_));
   } else {
     for (int parts : kCounts)
-      if (parts <= max_micro_batches_ && parts <= batch.rows()) try_parts(parts);
+      if (parts <= max_micro_batches_ && parts <= batch.rows()) consider_parts(parts);
   }
-  double whole = 0;
-  for (const PlanCandidate& c : best.plan.candidates)
-    if (c.micro_batches == 1) whole = c.predicted_ns;
+  double whole = 0, least = std::numeric_limits<double>::infinity();
+  std::vector<PlanCandidate> candidates;
+  for (const Choice& c : choices) {
+    candidates.insert(candidates.end(), c.plan.candidates.begin(), c.plan.candidates.end());
+    if (c.plan.micro_batches == 1)
+      whole = c.plan.predicted_ns;
+    else
+      least = std::min(least, c.plan.predicted_ns);
+  }
+  Choice* chosen = &choices.front();
+  for (Choice& c : choices) {
+    const double ns = c.plan.predicted_ns;
+    if (c.plan.micro_batches > 1 && ns <= least * (1.0 + kAlike) && (whole <= 0 || ns < whole * (1.0 - kMargin)))
+      chosen = &c;
+  }
+  Choice best = std::move(*chosen);
+  best.plan.candidates = std::move(candidates);
   Plan& plan = best.plan;
   std::string others;
   for (const PlanCandidate& c : plan.candidates)

@@ -79,8 +79,7 @@ class Planner {
   };
   std::vector<SpanShape> shapes(const StepBatch& batch) const;
   Choice choose(const StepBatch& batch, const SplitPolicy& policy, bool whole_too) const;
-  void consider(StepBatch& batch, const std::vector<SpanShape>& spans, const SplitOptions& split,
-                Choice& best) const;
+  Choice consider(StepBatch& batch, const std::vector<SpanShape>& spans, const SplitOptions& split) const;
 
   int ranks_, max_micro_batches_;
   std::function<const Recording&(int)> recording_;

@@ -8,23 +8,20 @@ namespace duet {
 
 namespace {
 
-// Rows that share one expansion of a tile of keys (src/kernels/cpu/mla_expanded.cc).
-constexpr int64_t kExpansionRows = 1024;
-
 double keys_visited(int64_t rows, int64_t start) {
   const double n = static_cast<double>(rows);
   return n * (static_cast<double>(start) + 1.0) + n * (n - 1.0) / 2.0;
 }
 
-void add_span(int64_t rows, int64_t start, AttentionForm form, AttentionWork& work) {
+// `expanded`: positions that another part of the sequence has expanded already (ExpandedTiles).
+void add_span(int64_t rows, int64_t start, AttentionForm form, int64_t expanded, AttentionWork& work) {
   if (form == AttentionForm::kAbsorbed) {
     work[3] += static_cast<double>(rows);
     work[4] += keys_visited(rows, start);
     return;
   }
   work[0] += static_cast<double>(rows);
-  for (int64_t first = 0; first < rows; first += kExpansionRows)
-    work[1] += static_cast<double>(start + std::min(first + kExpansionRows, rows));
+  work[1] += static_cast<double>(start + rows - expanded);
   work[2] += keys_visited(rows, start);
 }
 
@@ -61,12 +58,12 @@ std::vector<MicroBatchWork> work_of(const StepBatch& batch) {
       const int64_t first = std::max(span.first_row, begin), last = std::min(span.first_row + span.rows, end);
       if (first >= last) continue;
       const int64_t start = span.start_position + first - span.first_row;
-      add_span(last - first, start, span.form, w.attention[kAllRows]);
+      add_span(last - first, start, span.form, first > span.first_row ? start : 0, w.attention[kAllRows]);
       for (; row != batch.logits_rows.end() && *row < last; ++row) {
         w.rows[kWantedRows] += 1;
         w.rows[std::binary_search(batch.best_rows.begin(), batch.best_rows.end(), *row) ? kBestRows
                                                                                         : kWholeRows] += 1;
-        add_span(1, span.start_position + *row - span.first_row, span.form, w.attention[kWantedRows]);
+        add_span(1, span.start_position + *row - span.first_row, span.form, 0, w.attention[kWantedRows]);
       }
     }
   }

@@ -4,7 +4,7 @@
 //    chunking or on the number of threads (k ascending in fixed blocks, see gemm);
 //  * within one CpuLevel results are bit-identical from run to run; levels may differ in rounding;
 //  * inputs of matrix products are rounded as cx.rounding says, accumulation is float32;
-//  * no allocation: scratch comes from cx.scratch, whose size the *_scratch_bytes functions give.
+//  * no allocation but of a few words: scratch comes from cx.scratch, whose size the *_scratch_bytes functions give.
 // Every op has a slow readable oracle of the same name in namespace duet::ref (kernels/ref/).
 #pragma once
 
@@ -135,6 +135,7 @@ struct AttentionSpan {
   int64_t start_position = 0;
   AttentionForm form = AttentionForm::kExpanded;
   const int32_t* block_table = nullptr;  // position p lies in slot block_table[p / bs] · bs + p % bs
+  bool cut = false;                      // other micro-batches of the step hold rows of this sequence
 };
 
 /// latent [rows, lora] (normed), k_rope [rows, rope] (rotated) → cache rows slots[i], rounded to
@@ -142,10 +143,38 @@ struct AttentionSpan {
 void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows latent, ConstRows k_rope,
                   std::span<const int64_t> slots, const PagedCache& cache);
 
+/// Keys and values that the expanded form has made of a layer's cache, kept for the other blocks of rows and
+/// the other micro-batches of a sequence: whole tiles only, which nothing writes to any more. Holds one layer
+/// at a time; what finds no room is expanded where it is used. Never changes a result.
+class ExpandedTiles {
+ public:
+  /// Keeps nothing.
+  ExpandedTiles() = default;
+  /// Room for `positions` tokens of the local heads, for products with that rounding.
+  ExpandedTiles(const MlaShape& shape, Rounding rounding, int64_t positions);
+  static int64_t bytes(const MlaShape& shape, Rounding rounding, int64_t positions);
+  /// Blocks of the cache may hold other tokens from now on.
+  void clear();
+
+ private:
+  friend class TileRoom;  // mla_expanded.cc
+  struct Sequence {
+    const int32_t* block_table;
+    std::vector<int32_t> slots;  // of its tiles, from position 0 on
+  };
+  int64_t slot_bytes_ = 0, slots_ = 0, used_ = 0;
+  const void* layer_ = nullptr;  // PagedCache::data of what is kept
+  std::vector<Sequence> sequences_;
+  AlignedBuffer data_;           // [slots, heads, slot_bytes / heads]
+  std::vector<uint8_t> spoilt_;  // [slots, heads]: holds values that are not finite
+};
+
 /// q [rows, heads · (nope + rope)] (rotated), out [rows, heads · v]. Reads K and V from the cache
-/// only, in tiles at absolute positions (multiples of the tile size), running softmax in f32.
+/// only, in tiles at absolute positions (multiples of the tile size), running softmax in f32. `tiles` serves
+/// calls on one thread, with one shape and rounding.
 void mla_attention(const KernelContext& cx, const MlaShape& shape, const MlaWeights& w, ConstRows q,
-                   const PagedCache& cache, std::span<const AttentionSpan> spans, Rows out);
+                   const PagedCache& cache, std::span<const AttentionSpan> spans, Rows out,
+                   ExpandedTiles* tiles = nullptr);
 size_t mla_scratch_bytes(const MlaShape& shape, int threads);
 
 /// Sizes of one rank's share of grouped-query attention (arXiv 2305.13245): query heads

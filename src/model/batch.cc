@@ -179,7 +179,7 @@ std::vector<MicroBatch> cut_batch(const StepBatch& batch, int block_size, int ra
       if (first >= last) continue;
       const int64_t start = span.start_position + (first - span.first_row);
       const int32_t* blocks = batch.block_tables.data() + span.block_table;
-      part.spans.push_back({first - begin, last - first, start, span.form, blocks});
+      part.spans.push_back({first - begin, last - first, start, span.form, blocks, last - first < span.rows});
       for (int64_t p = start; p < start + (last - first); ++p) {
         part.positions.push_back(static_cast<int32_t>(p));
         part.slots.push_back(int64_t{blocks[p / block_size]} * block_size + p % block_size);

@@ -78,6 +78,7 @@ void Decoder::begin_step(const StepBatch& batch) {
     set_wanted(p);
   }
   logits_rows_ = static_cast<int64_t>(batch.logits_rows.size());
+  begin_attention();
 }
 
 // The rows whose logits are wanted, as a set of their own at the front of the micro-batch's buffers.

@@ -65,6 +65,8 @@ class Decoder : public Model {
   };
 
   virtual AttentionParts attention(size_t layer) = 0;
+  /// The blocks of the cache may hold other tokens than in the step before.
+  virtual void begin_attention() {}
 
   PagedCache cache(size_t layer);
   KernelContext& cx() { return cx_; }

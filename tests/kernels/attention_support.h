@@ -111,7 +111,7 @@ std::vector<std::vector<float>> run_in_chunks(const Paged& paged, std::span<cons
       if (n <= 0) continue;
       write(i, start, n);
       q.insert(q.end(), s.q.begin() + start * q_cols, s.q.begin() + (start + n) * q_cols);
-      spans.push_back({rows, n, start, form_of(n), paged.tables[i].data()});
+      spans.push_back({rows, n, start, form_of(n), paged.tables[i].data(), n < s.length});
       owner.push_back(i);
       rows += n;
     }

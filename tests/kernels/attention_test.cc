@@ -82,11 +82,12 @@ std::vector<std::vector<float>> run(const RunSetup& setup, const MlaShape& shape
   Arena arena(mla_scratch_bytes(shape, setup.threads));
   const KernelContext cx{setup.level, &pool, &arena, setup.rounding};
   const Paged paged = cache_for(setup, shape, sequences, seed);
+  ExpandedTiles tiles(shape, setup.rounding, seed % 2 ? 128 : 4096);  // also too little room
   return run_in_chunks(
       paged, sequences, chunk, [&](int64_t) { return setup.form; },
       [&](size_t i, int64_t first, int64_t rows) { write(cx, paged, sequences[i], i, first, rows); },
       [&](ConstRows q, std::span<const AttentionSpan> spans, Rows out) {
-        mla_attention(cx, shape, weights.packed, q, paged.cache, spans, out);
+        mla_attention(cx, shape, weights.packed, q, paged.cache, spans, out, &tiles);
         EXPECT_EQ(arena.used(), 0u);
       });
 }
@@ -257,6 +258,13 @@ TEST(MlaAttention, LaterTokensNeverLeakBackwards) {
       const auto b = run(setup, shape, weights, {&spoilt, 1}, 40, 1)[0];
       const auto row = static_cast<size_t>(clean.out_cols());
       EXPECT_EQ(std::memcmp(a.data(), b.data(), 25 * row * sizeof(float)), 0) << name_of(setup, shape, 40);
+      // Also out of a tile that calls share.
+      const TestSequence long_clean(shape, 300, 32);
+      TestSequence long_spoilt = long_clean;
+      long_spoilt.latent[static_cast<size_t>(200 * shape.lora)] = std::numeric_limits<float>::infinity();
+      const auto c = run(setup, shape, weights, {&long_clean, 1}, 300, 2)[0];
+      const auto d = run(setup, shape, weights, {&long_spoilt, 1}, 130, 2)[0];
+      EXPECT_EQ(std::memcmp(c.data(), d.data(), 200 * row * sizeof(float)), 0) << name_of(setup, shape, 300);
     }
   }
 }

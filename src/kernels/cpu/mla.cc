@@ -43,7 +43,8 @@ void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows late
 }
 
 void mla_attention(const KernelContext& cx, const MlaShape& shape, const MlaWeights& w, ConstRows q,
-                   const PagedCache& cache, std::span<const AttentionSpan> spans, Rows out) {
+                   const PagedCache& cache, std::span<const AttentionSpan> spans, Rows out,
+                   ExpandedTiles* tiles) {
   if (shape.heads == 0 || spans.empty()) return;
   DUET_CHECK(q.cols == int64_t{shape.heads} * (shape.nope + shape.rope) &&
              out.cols == int64_t{shape.heads} * shape.v && cache.block_size > 0 && cx.scratch);
@@ -55,7 +56,7 @@ void mla_attention(const KernelContext& cx, const MlaShape& shape, const MlaWeig
   const mla::Job job{cx, shape, w, q, cache, spans, out, row_kernels(cx.level)};
   if (expanded) {
     ArenaScope scope(*cx.scratch);
-    mla::run_expanded(job, cx.scratch->take<std::byte>(mla::expanded_bytes(shape, cx.threads())));
+    mla::run_expanded(job, tiles, cx.scratch->take<std::byte>(mla::expanded_bytes(shape, cx.threads())));
   }
   if (absorbed) {
     ArenaScope scope(*cx.scratch);

@@ -2,10 +2,11 @@
 // One item of work is (a block of rows of one span, a few heads). The tile is the outer loop, so
 // one expansion (2 · lora · (nope + v) operations a key, worth about 400 rows of scores and
 // values) serves every row of the block. The output accumulates in `out` itself, so a block may
-// be long while the scratch only holds a maximum and a sum per row.
+// be long while the scratch only holds a maximum and a sum per row. Blocks of one sequence, in this call or
+// in those of other micro-batches, share expansions through ExpandedTiles, where there is room.
 #include "kernels/cpu/mla_tile.h"
 
-namespace duet::mla {
+namespace duet {
 
 namespace {
 
@@ -16,13 +17,77 @@ constexpr int64_t kMinRowBlock = 64;  // below, expansion is nearly all of the w
 constexpr int64_t kSubRows = 64;      // rows per product: scores stay in the first-level caches
 constexpr int64_t kHeadGroup = 4;     // heads that share the reading of a tile
 
+int64_t key_bytes(const MlaShape& s, DType dtype) {
+  return attention::round_up(static_cast<int64_t>(packed_bytes(kTile, s.nope + s.rope, dtype)), 64);
+}
+int64_t value_bytes(const MlaShape& s, DType dtype) {  // of a chunk
+  return attention::round_up(static_cast<int64_t>(packed_bytes(s.v, kChunk, dtype)), 64);
+}
+
+/// A head's packed keys [kTile, nope + rope] and values, chunk by chunk [v, kChunk].
+struct PackedTile {
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+  int64_t value_bytes = 0;  // from one chunk to the next
+};
+
+}  // namespace
+
+/// What this file does with ExpandedTiles.
+class TileRoom {
+ public:
+  static int64_t head_bytes(const MlaShape& s, Rounding rounding) {
+    const DType dtype = attention::tile_dtype(rounding);
+    return key_bytes(s, dtype) + kTile / kChunk * value_bytes(s, dtype);
+  }
+  /// The tiles of a sequence in a layer; those of another layer are dropped.
+  static std::vector<int32_t>& slots_of(ExpandedTiles& tiles, const void* layer, const int32_t* block_table) {
+    if (tiles.layer_ != layer) {
+      tiles.clear();
+      tiles.layer_ = layer;
+    }
+    for (ExpandedTiles::Sequence& s : tiles.sequences_)
+      if (s.block_table == block_table) return s.slots;
+    return tiles.sequences_.emplace_back(ExpandedTiles::Sequence{block_table, {}}).slots;
+  }
+  static bool full(const ExpandedTiles& tiles) { return tiles.used_ == tiles.slots_; }
+  static int32_t take_slot(ExpandedTiles& tiles) { return static_cast<int32_t>(tiles.used_++); }
+  static PackedTile tile(ExpandedTiles& tiles, const MlaShape& s, Rounding rounding, int32_t slot,
+                         int64_t head) {
+    const DType dtype = attention::tile_dtype(rounding);
+    std::byte* at = tiles.data_.data() + slot * tiles.slot_bytes_ + head * head_bytes(s, rounding);
+    return {at, at + key_bytes(s, dtype), value_bytes(s, dtype)};
+  }
+  static uint8_t& spoilt(ExpandedTiles& tiles, const MlaShape& s, int32_t slot, int64_t head) {
+    return tiles.spoilt_[static_cast<size_t>(slot * s.heads + head)];
+  }
+};
+
+ExpandedTiles::ExpandedTiles(const MlaShape& shape, Rounding rounding, int64_t positions)
+    : slot_bytes_(shape.heads * TileRoom::head_bytes(shape, rounding)),
+      slots_(positions / kTile),
+      data_(static_cast<size_t>(slots_ * slot_bytes_)),
+      spoilt_(static_cast<size_t>(slots_ * shape.heads)) {}
+
+int64_t ExpandedTiles::bytes(const MlaShape& shape, Rounding rounding, int64_t positions) {
+  return positions / kTile * shape.heads * (TileRoom::head_bytes(shape, rounding) + 1);
+}
+
+void ExpandedTiles::clear() {
+  layer_ = nullptr;
+  used_ = 0;
+  sequences_.clear();
+}
+
+namespace mla {
+
+namespace {
+
 struct Scratch {
   float* latent;      // [kTile, lora + rope]
   float* expanded;    // [kTile, expanded_columns]
   std::byte* temp;    // of the packers
-  std::byte* keys;    // packed [kTile, nope + rope]
-  std::byte* values;  // packed [v, kChunk] of each chunk, value_bytes apart
-  int64_t value_bytes;
+  PackedTile tile;
   float* scores;      // [kSubRows, kTile]
   float* correction;  // [kSubRows]
   float* max;         // [kHeadGroup, kRowBlock]
@@ -37,9 +102,9 @@ Scratch carve(const MlaShape& s, Carver& c) {
   t.expanded = c.take<float>(kTile * expanded_columns(s));
   t.temp = c.take<std::byte>(
       std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(q_head)), kChunk * s.v * int64_t{sizeof(float)}));
-  t.keys = c.take<std::byte>(static_cast<int64_t>(packed_bytes(kTile, q_head, DType::kF32)));
-  t.value_bytes = static_cast<int64_t>(packed_bytes(s.v, kChunk, DType::kF32));
-  t.values = c.take<std::byte>(t.value_bytes * (kTile / kChunk));
+  t.tile.keys = c.take<std::byte>(key_bytes(s, DType::kF32));
+  t.tile.value_bytes = value_bytes(s, DType::kF32);
+  t.tile.values = c.take<std::byte>(t.tile.value_bytes * (kTile / kChunk));
   t.scores = c.take<float>(kSubRows * kTile);
   t.correction = c.take<float>(kSubRows);
   t.max = c.take<float>(kHeadGroup * kRowBlock);
@@ -78,10 +143,14 @@ struct Block {  // rows [row, row + rows) of q and out, the first at `position`
   int64_t row, rows, position;
   const int32_t* table;
   int64_t head, heads;
+  std::span<const int32_t> slots;  // of the leading tiles that are packed for all
 };
 
-Block find_block(const Job& job, const Cut& cut, int64_t item) {
-  for (const AttentionSpan& span : job.spans) {
+/// `slots`: by span.
+Block find_block(const Job& job, const Cut& cut, std::span<const std::span<const int32_t>> slots,
+                 int64_t item) {
+  for (size_t i = 0; i < job.spans.size(); ++i) {
+    const AttentionSpan& span = job.spans[i];
     if (span.form != AttentionForm::kExpanded) continue;
     const int64_t blocks = (span.rows + cut.row_block - 1) / cut.row_block;
     if (item < blocks * cut.groups) {
@@ -93,7 +162,8 @@ Block find_block(const Job& job, const Cut& cut, int64_t item) {
               span.start_position + first,
               span.block_table,
               head,
-              std::min<int64_t>(cut.head_group, job.shape.heads - head)};
+              std::min<int64_t>(cut.head_group, job.shape.heads - head),
+              slots[i]};
     }
     item -= blocks * cut.groups;
   }
@@ -102,25 +172,25 @@ Block find_block(const Job& job, const Cut& cut, int64_t item) {
 }
 
 /// The first `keys` of the expanded values, chunk by chunk.
-void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t) {
+void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t, const PackedTile& tile) {
   const int64_t columns = expanded_columns(job.shape);
   for (int64_t c = 0; c < keys; c += kChunk) {
     attention::pack_values(job.rows, job.cx.rounding, t.expanded + c * columns + job.shape.nope, columns,
                            job.shape.v, std::min(kChunk, keys - c), t.temp,
-                           t.values + c / kChunk * t.value_bytes);
+                           tile.values + c / kChunk * tile.value_bytes);
   }
 }
 
 /// Packs keys and values of one head for the tile whose latent rows are in t.latent.
-void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t) {
+void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t, const PackedTile& tile) {
   const MlaShape& s = job.shape;
   const int64_t columns = expanded_columns(s);
   const PackedView w = job.weights.kv_b.view().from_panel(head * columns / kPanelColumns, columns);
   gemm_single(job.cx.level, job.cx.rounding, {t.latent, keys, s.lora, job.width()}, w,
               {t.expanded, keys, columns}, Accumulate::kNo, t.gemm);
   attention::pack_keys(job.rows, job.cx.rounding, t.expanded, columns, s.nope, t.latent + s.lora, job.width(),
-                       s.rope, keys, t.temp, t.keys);
-  pack_value_chunks(job, keys, t);
+                       s.rope, keys, t.temp, tile.keys);
+  pack_value_chunks(job, keys, t, tile);
 }
 
 /// See attention::any_spoilt.
@@ -132,14 +202,14 @@ bool has_spoilt_values(const Job& job, int64_t keys, const Scratch& t) {
 /// One tile for rows [r, r + rows) of the block: scores, softmax, values; `keys` are multiplied,
 /// of which row r sees the first `first_valid`.
 void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t r, int64_t rows,
-                 int64_t first, int64_t keys, const Scratch& t) {
+                 int64_t first, int64_t keys, const Scratch& t, const PackedTile& packed) {
   const MlaShape& s = job.shape;
   const int64_t head = block.head + local_head;
   const DType dtype = tile_dtype(job.cx.rounding);
   const int64_t first_valid = block.position + r - first + 1;
   const int64_t seen = std::min(keys, first_valid + rows - 1);  // by the last of these rows
   const ConstRows q{job.q.row(block.row + r) + head * job.q_head(), rows, job.q_head(), job.q.stride};
-  gemm_single(job.cx.level, job.cx.rounding, q, {t.keys, dtype, seen, job.q_head()},
+  gemm_single(job.cx.level, job.cx.rounding, q, {packed.keys, dtype, seen, job.q_head()},
               {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
   SoftmaxTile tile;
   tile.scores = t.scores;
@@ -163,39 +233,50 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
   for (int64_t c = 0; c < seen; c += kChunk) {
     const int64_t n = std::min(kChunk, keys - c);
     gemm_single(job.cx.level, job.cx.rounding, {t.scores + c, rows, n, kTile},
-                {t.values + c / kChunk * t.value_bytes, dtype, s.v, n}, out,
+                {packed.values + c / kChunk * packed.value_bytes, dtype, s.v, n}, out,
                 first + c == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
   }
 }
 
-/// One head, one tile, for the rows of the block that see the tile.
+/// One head, one tile, for the rows of the block that see the tile. `shared`: packed for all, every value
+/// finite.
 void attend_tile(const Job& job, const Block& block, int64_t local_head, int64_t first, int64_t keys,
-                 const Scratch& t) {
+                 const Scratch& t, const PackedTile& tile, bool shared) {
   const int64_t begin = std::max<int64_t>(0, first - block.position);
   // Rows before this one see only a part of the tile.
   const int64_t all_seen = std::clamp(first + keys - 1 - block.position, begin, block.rows);
   int64_t r = begin;
-  if (all_seen > begin && has_spoilt_values(job, keys, t)) {
+  if (!shared && all_seen > begin && has_spoilt_values(job, keys, t)) {
     for (; r < all_seen; ++r) {
       const int64_t seen = block.position + r - first + 1;
-      pack_value_chunks(job, seen, t);
-      attend_rows(job, block, local_head, r, 1, first, seen, t);
+      pack_value_chunks(job, seen, t, tile);
+      attend_rows(job, block, local_head, r, 1, first, seen, t, tile);
     }
-    pack_value_chunks(job, keys, t);
+    pack_value_chunks(job, keys, t, tile);
   }
   for (; r < block.rows; r += kSubRows) {
-    attend_rows(job, block, local_head, r, std::min(kSubRows, block.rows - r), first, keys, t);
+    attend_rows(job, block, local_head, r, std::min(kSubRows, block.rows - r), first, keys, t, tile);
   }
 }
 
-void run_block(const Job& job, const Block& block, const Scratch& t) {
+void run_block(const Job& job, const Block& block, ExpandedTiles* tiles, const Scratch& t) {
   const int64_t end = block.position + block.rows;  // keys beyond are nobody's business here
   for (int64_t first = 0; first < end; first += kTile) {
-    const int64_t keys = std::min(kTile, end - first);
-    attention::load_rows(job.rows, job.cache_rows(), block.table, first, keys, t.latent);
+    const int64_t keys = std::min(kTile, end - first), index = first / kTile;
+    const bool packed = index < std::ssize(block.slots);
+    const int32_t slot = packed ? block.slots[static_cast<size_t>(index)] : 0;
+    bool loaded = false;
     for (int64_t h = 0; h < block.heads; ++h) {
-      expand_head(job, block.head + h, keys, t);
-      attend_tile(job, block, h, first, keys, t);
+      const int64_t head = block.head + h;
+      if (packed && !TileRoom::spoilt(*tiles, job.shape, slot, head)) {
+        attend_tile(job, block, h, first, kTile, t,
+                    TileRoom::tile(*tiles, job.shape, job.cx.rounding, slot, head), true);
+        continue;
+      }
+      if (!loaded) attention::load_rows(job.rows, job.cache_rows(), block.table, first, keys, t.latent);
+      loaded = true;
+      expand_head(job, head, keys, t, t.tile);
+      attend_tile(job, block, h, first, keys, t, t.tile, false);
     }
   }
   for (int64_t h = 0; h < block.heads; ++h) {
@@ -206,6 +287,52 @@ void run_block(const Job& job, const Block& block, const Scratch& t) {
   }
 }
 
+// A tile that is to be packed for all.
+struct NewTile {
+  const int32_t* table;
+  int64_t first;
+  int32_t slot;
+};
+
+/// Packs the whole tiles that spans with several blocks see and nobody has packed, as far as there is room.
+/// Returns the slots of every span's tiles.
+std::vector<std::span<const int32_t>> share_tiles(const Job& job, const Cut& cut, ExpandedTiles* tiles,
+                                                  std::byte* scratch, size_t per_thread) {
+  std::vector<std::span<const int32_t>> slots(job.spans.size());
+  if (!tiles) return slots;
+  const auto shares = [&](const AttentionSpan& s) {
+    return s.form == AttentionForm::kExpanded && s.rows > 0 && (s.cut || s.rows > cut.row_block);
+  };
+  std::vector<NewTile> pending;
+  for (const AttentionSpan& span : job.spans) {
+    if (!shares(span)) continue;
+    std::vector<int32_t>& known = TileRoom::slots_of(*tiles, job.cache.data, span.block_table);
+    const int64_t wanted = (span.start_position + span.rows) / kTile;
+    while (std::ssize(known) < wanted && !TileRoom::full(*tiles)) {
+      const int32_t slot = TileRoom::take_slot(*tiles);
+      pending.push_back({span.block_table, std::ssize(known) * kTile, slot});
+      known.push_back(slot);
+    }
+  }
+  // Vectors no longer move.
+  for (size_t i = 0; i < slots.size(); ++i)
+    if (shares(job.spans[i]))
+      slots[i] = TileRoom::slots_of(*tiles, job.cache.data, job.spans[i].block_table);
+  attention::for_items(job.cx, std::ssize(pending) * cut.groups, [&](int item, int thread) {
+    Carver carver(scratch + static_cast<size_t>(thread) * per_thread);
+    const Scratch t = carve(job.shape, carver);
+    const NewTile& tile = pending[static_cast<size_t>(item / cut.groups)];
+    const int64_t begin = item % cut.groups * cut.head_group;
+    attention::load_rows(job.rows, job.cache_rows(), tile.table, tile.first, kTile, t.latent);
+    for (int64_t head = begin; head < std::min<int64_t>(begin + cut.head_group, job.shape.heads); ++head) {
+      expand_head(job, head, kTile, t,
+                  TileRoom::tile(*tiles, job.shape, job.cx.rounding, tile.slot, head));
+      TileRoom::spoilt(*tiles, job.shape, tile.slot, head) = has_spoilt_values(job, kTile, t);
+    }
+  });
+  return slots;
+}
+
 }  // namespace
 
 size_t expanded_bytes(const MlaShape& shape, int threads) {
@@ -214,7 +341,7 @@ size_t expanded_bytes(const MlaShape& shape, int threads) {
   return one.used() * static_cast<size_t>(threads);
 }
 
-void run_expanded(const Job& job, std::byte* scratch) {
+void run_expanded(const Job& job, ExpandedTiles* tiles, std::byte* scratch) {
   int64_t total = 0;
   for (const AttentionSpan& span : job.spans) {
     if (span.form == AttentionForm::kExpanded) total += span.rows;
@@ -227,10 +354,12 @@ void run_expanded(const Job& job, std::byte* scratch) {
       items += (span.rows + cut.row_block - 1) / cut.row_block * cut.groups;
   }
   const size_t per_thread = expanded_bytes(job.shape, 1);
+  const std::vector<std::span<const int32_t>> slots = share_tiles(job, cut, tiles, scratch, per_thread);
   attention::for_items(job.cx, items, [&](int item, int thread) {
     Carver carver(scratch + static_cast<size_t>(thread) * per_thread);
-    run_block(job, find_block(job, cut, item), carve(job.shape, carver));
+    run_block(job, find_block(job, cut, slots, item), tiles, carve(job.shape, carver));
   });
 }
 
-}  // namespace duet::mla
+}  // namespace mla
+}  // namespace duet

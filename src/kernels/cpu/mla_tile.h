@@ -32,7 +32,7 @@ struct Job {
 
 /// Expanded form of all expanded spans; absorbed form of all absorbed spans. `scratch` has room
 /// for the *_bytes below.
-void run_expanded(const Job& job, std::byte* scratch);
+void run_expanded(const Job& job, ExpandedTiles* tiles, std::byte* scratch);
 void run_absorbed(const Job& job, std::byte* scratch);
 size_t expanded_bytes(const MlaShape& shape, int threads);
 size_t absorbed_bytes(const MlaShape& shape, int threads);

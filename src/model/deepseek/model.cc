@@ -16,6 +16,16 @@ int64_t attention_scratch(const DeepseekShapes& s, int threads) {
                   static_cast<int64_t>(mla_scratch_bytes(s.mla, threads)));
 }
 
+// Prompts up to this size share expansions among their micro-batches and blocks of rows; of longer ones the
+// beginning does.
+constexpr int64_t kMostTileBytes = int64_t{64} << 20;
+
+int64_t tile_positions(const DeepseekShapes& s, Rounding rounding, const BatchLimits& limits) {
+  constexpr int64_t kMany = 1 << 16;
+  const int64_t bytes = ExpandedTiles::bytes(s.mla, rounding, kMany);
+  return std::min(limits.max_positions, bytes > 0 ? kMostTileBytes * kMany / bytes : 0);
+}
+
 DeepseekShapes shapes_of(const ModelSetup& setup) {
   return {setup.config, setup.expert_path, setup.expert_parallel, setup.rank(), setup.ranks()};
 }
@@ -30,7 +40,10 @@ ModelBytes deepseek_bytes(const ModelConfig& c, const WeightPolicy& policy, Expe
   const WeightSizes size(c, s, policy);
   const int64_t weights =
       size.decoder([&](const std::string& layer) { return mla_bytes(c, s, size, layer); });
-  return decoder_bytes(c, s, policy, limits, threads, weights, attention_scratch(s, threads));
+  ModelBytes bytes = decoder_bytes(c, s, policy, limits, threads, weights, attention_scratch(s, threads));
+  const Rounding rounding = rounding_of(policy.dtype);
+  bytes.activations += ExpandedTiles::bytes(s.mla, rounding, tile_positions(s, rounding, limits));
+  return bytes;
 }
 
 TensorNames deepseek_tensor_names(const ModelConfig& c) {
@@ -43,7 +56,10 @@ TensorNames deepseek_tensor_names(const ModelConfig& c) {
 const Family kDeepseek{make_deepseek, deepseek_bytes, deepseek_tensor_names};
 
 DeepseekModel::DeepseekModel(const ModelSetup& setup, const DeepseekShapes& shapes)
-    : Decoder(setup, shapes, attention_scratch(shapes, setup.threads())), shapes_(shapes) {
+    : Decoder(setup, shapes, attention_scratch(shapes, setup.threads())),
+      shapes_(shapes),
+      tiles_(shapes.mla, rounding_of(setup.dtype),
+             tile_positions(shapes, rounding_of(setup.dtype), setup.limits)) {
   load_weights([&](const WeightLoader& load, int64_t layer) {
     attention_.push_back(load_mla(config(), shapes_, load, layer));
   });

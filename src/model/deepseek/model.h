@@ -13,10 +13,12 @@ class DeepseekModel final : public Decoder {
 
  private:
   AttentionParts attention(size_t layer) override;
+  void begin_attention() override { tiles_.clear(); }
   void attention_inputs(const AttentionInput& in, const MlaLayerWeights& w, const PagedCache& cache);
 
   DeepseekShapes shapes_;
   std::vector<MlaLayerWeights> attention_;  // by layer
+  ExpandedTiles tiles_;                     // of the compute lane
 };
 
 }  // namespace duet

@@ -11,7 +11,7 @@ Decoder::AttentionParts DeepseekModel::attention(size_t layer) {
   parts.norm = w.norm;
   parts.inputs = [this, &w, kv](const AttentionInput& in) { attention_inputs(in, w, kv); };
   parts.core = [this, &w, kv](ConstRows q, std::span<const AttentionSpan> spans, Rows heads) {
-    mla_attention(cx(), shapes_.mla, w.mla, q, kv, spans, heads);
+    mla_attention(cx(), shapes_.mla, w.mla, q, kv, spans, heads, &tiles_);
   };
   parts.out = &w.o;
   return parts;
