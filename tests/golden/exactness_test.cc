@@ -222,6 +222,31 @@ TEST_P(Exactness, GroupedQueryAttentionDecodesWithTheBitsOfPrefill) {
   EXPECT_TRUE(same_bits(prefill, run_prompts(*group_, prompts, cut)));
 }
 
+// Long enough for whole tiles of keys that micro-batches share (ExpandedTiles), also out of earlier steps.
+TEST(LongSequences, PartsOfOneShareWhatTheyExpand) {
+  for (ComputeDtype dtype : {ComputeDtype::kFloat32, ComputeDtype::kBfloat16}) {
+    RankOptions options = options_for("v3-tiny", 2, ExpertPath::kAllReduce, dtype);
+    options.max_batched_tokens = options.max_logits_rows = 700;
+    const auto group = start_group(options);
+    if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
+    const int64_t vocab = group->info().config.vocab_size;
+    const std::vector<std::vector<int32_t>> prompts{random_tokens(500, vocab, 21), random_tokens(150, vocab, 22)};
+    const Logits whole = run_prompts(*group, prompts, {});
+    for (const std::vector<int64_t>& borders :
+         std::vector<std::vector<int64_t>>{{128}, {129, 257}, {40, 300, 600}, {250, 499, 520}}) {
+      Cut cut;
+      cut.borders = borders;
+      cut.overlap = true;
+      ASSERT_TRUE(same_bits(whole, run_prompts(*group, prompts, cut))) << "border at " << borders.front();
+    }
+    Cut chunks;
+    chunks.chunk = 190;
+    chunks.micro_batches = 3;
+    chunks.overlap = true;
+    ASSERT_TRUE(same_bits(whole, run_prompts(*group, prompts, chunks)));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, Exactness,
                          testing::Combine(testing::ValuesIn(kFamilies), testing::Values(1, 2, 4),
                                           testing::Values(ExpertPath::kAllReduce, ExpertPath::kAllToAll),
