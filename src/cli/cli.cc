@@ -14,6 +14,7 @@
 #include "cli/help.h"
 #include "cli/launch.h"
 #include "cli/options.h"
+#include "cli/serve_hosts.h"
 #include "cli/suggest.h"
 #include "cli/usage_error.h"
 #include "cli/verbs.h"
@@ -112,7 +113,8 @@ int run_verb(const VerbSpec& verb, const std::vector<std::string>& rest, const C
   warn_of_slips(verb, context);
   for (const std::string& note : flags.notes()) context.err << fmt::format("duet {}: {}\n", verb.name, note);
   if (verb.bit != kDoctor) {  // doctor starts mpirun for one of its figures only
-    if (flags.given("hosts")) return launch(flags, rest, context);
+    if (flags.given("hosts"))
+      return verb.bit == kServe ? serve_on_hosts(flags, rest, context) : launch(flags, rest, context);
     for (const char* flag : {"mpirun-args", "print-launch"}) {
       if (flags.source(flag) == Flags::Source::kCommandLine) {
         throw UsageError(fmt::format("--{} is about the mpirun of --hosts, which is missing", flag));

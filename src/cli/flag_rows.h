@@ -13,7 +13,7 @@ namespace duet {
 constexpr uint32_t kRun = kGenerate | kLogits | kBenchOverlap | kBenchEngine | kPerplexity | kServe |
                           kBenchThroughput | kBenchLatency;
 // Those that start mpirun for --hosts.
-constexpr uint32_t kLaunch = kRun & ~kServe;
+constexpr uint32_t kLaunch = kRun;
 constexpr uint32_t kModel = kRun | kInspect;
 
 // Headings of help and of docs/flags.md.

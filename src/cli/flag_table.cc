@@ -1,5 +1,7 @@
 #include "cli/flag_table.h"
 
+#include "cli/serve_hosts.h"
+
 #include <algorithm>
 #include <cctype>
 
@@ -15,6 +17,7 @@ constexpr PlainVariable kPlain[] = {
      "RANK:STEP:throw or RANK:STEP:hang: that rank fails or hangs in the middle of that step, to rehearse "
      "what "
      "then happens."},
+    {kServeSocketVariable, "Set by `duet serve --hosts` for its ranks: where rank 0 listens."},
     {"DUET_TCP_INTERFACES",
      "With --comm-transport tcp: interfaces or networks between the hosts, best first: eth0,10.0.0.0/24. "
      "Default: "

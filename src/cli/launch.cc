@@ -316,19 +316,24 @@ std::vector<std::string> launch_command(const Flags& flags, const CliContext& co
   return words;
 }
 
-int launch(const Flags& flags, const std::vector<std::string>& args, const CliContext& context) {
+Launch launch_of(const Flags& flags, const std::vector<std::string>& args, const CliContext& context) {
   std::vector<std::string> program{own_path()};
   for (const std::string& word : split_words(flags.verb().name, "verb")) program.push_back(word);
   const std::vector<std::string> kept = without_launch_flags(args);
   program.insert(program.end(), kept.begin(), kept.end());
-  std::vector<std::string> words = launch_command(flags, context, program);
+  Launch made;
+  made.words = launch_command(flags, context, program);
+  for (const auto& [name, value] : context.env) {
+    if (!is_launch_variable(name)) made.environment.push_back(name + "=" + value);
+  }
+  return made;
+}
+
+int launch(const Flags& flags, const std::vector<std::string>& args, const CliContext& context) {
+  auto [words, environment] = launch_of(flags, args, context);
   if (flags.boolean("print-launch")) {
     context.out << quote_words(words) << '\n';
     return kExitOk;
-  }
-  std::vector<std::string> environment;
-  for (const auto& [name, value] : context.env) {
-    if (!is_launch_variable(name)) environment.push_back(name + "=" + value);
   }
   std::vector<char*> argv, envp;
   for (std::string& word : words) argv.push_back(word.data());

@@ -40,6 +40,14 @@ std::vector<std::string> launch_command(const Flags& flags, const CliContext& co
 /// Absolute path of this binary.
 std::string own_path();
 
+/// mpirun, its arguments and its environment for `duet VERB ARGS…` without the launch's own flags. Throws as
+/// launch_command does.
+struct Launch {
+  std::vector<std::string> words;
+  std::vector<std::string> environment;  // "NAME=value"
+};
+Launch launch_of(const Flags& flags, const std::vector<std::string>& args, const CliContext& context);
+
 /// Becomes mpirun, running `duet VERB ARGS…` without the launch's own flags; with --print-launch prints
 /// that line instead and returns 0. Throws as launch_command does.
 int launch(const Flags& flags, const std::vector<std::string>& args, const CliContext& context);

@@ -1,19 +1,20 @@
 // duet serve: an engine behind HTTP, until a signal or the engine's failure ends it.
 #include <fmt/format.h>
-#include <pthread.h>
-#include <signal.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <cstdlib>
-
 #include <nlohmann/json.hpp>
 #include <ostream>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/end_signals.h"
 #include "cli/flags.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/serve_hosts.h"
 #include "cli/usage_error.h"
 #include "cli/verbs.h"
 #include "engine/engine.h"
@@ -41,15 +42,7 @@ std::vector<std::string> origins_of(const Flags& flags) {
 
 ServerOptions server_options(const Flags& flags) {
   ServerOptions o;
-  o.http.host = flags.text("host");
-  o.http.port = static_cast<int>(flags.integer("port"));
-  o.http.max_connections = flags.integer("max-connections");
-  o.http.limits.max_body_bytes =
-      static_cast<size_t>(parse_bytes(flags.text("max-request-bytes"), "--max-request-bytes"));
-  o.http.tls.certificate = flags.text("ssl-certfile");
-  o.http.tls.key = flags.text("ssl-keyfile");
-  o.http.tls.client_ca = flags.text("ssl-ca-certs");
-  o.http.tls.require_client = flags.given("ssl-ca-certs");
+  o.http = http_options(flags);
   o.served_names = flags.list("served-model-name");
   if (o.served_names.empty()) o.served_names.push_back(flags.positional());
   o.api_keys = flags.list("api-key");
@@ -63,27 +56,6 @@ ServerOptions server_options(const Flags& flags) {
         flags.text("reasoning-parser") == "qwen3" ? ReasoningStyle::kQwen3 : ReasoningStyle::kDeepSeekR1;
   return o;
 }
-
-// The signals that end the server, blocked before any thread is there so that only wait() gets them.
-class EndSignals {
- public:
-  EndSignals() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set_, &before_);
-  }
-  ~EndSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  /// 0: none came meanwhile.
-  int wait(int milliseconds) const {
-    const timespec time{milliseconds / 1000, (milliseconds % 1000) * 1'000'000L};
-    const int signal = sigtimedwait(&set_, nullptr, &time);
-    return signal > 0 ? signal : 0;
-  }
-
- private:
-  sigset_t set_, before_;
-};
 
 // Notices when ranks hang: a step that goes on while no stage of it ends.
 class Watchdog {
@@ -105,12 +77,30 @@ class Watchdog {
   int64_t since_ns_ = now_ns();
 };
 
+// A rank that `duet serve --hosts` started ends with it: standard input is a pipe that it holds open.
+bool input_has_ended() {
+  pollfd input{STDIN_FILENO, POLLIN, 0};
+  char byte = 0;
+  return poll(&input, 1, 0) > 0 && read(STDIN_FILENO, &byte, 1) <= 0;
+}
+
 }  // namespace
 
+HttpServerOptions http_options(const Flags& flags) {
+  HttpServerOptions o;
+  o.host = flags.text("host");
+  o.port = static_cast<int>(flags.integer("port"));
+  o.max_connections = flags.integer("max-connections");
+  o.limits.max_body_bytes =
+      static_cast<size_t>(parse_bytes(flags.text("max-request-bytes"), "--max-request-bytes"));
+  o.tls.certificate = flags.text("ssl-certfile");
+  o.tls.key = flags.text("ssl-keyfile");
+  o.tls.client_ca = flags.text("ssl-ca-certs");
+  o.tls.require_client = flags.given("ssl-ca-certs");
+  return o;
+}
+
 int verb_serve(const Flags& flags, const CliContext& context) {
-  if (place_ranks(flags).mpi)
-    throw UsageError(
-        "serve runs its ranks as threads of one process; ranks under mpirun are not supported yet");
   LlmOptions llm = llm_options(flags);
   llm.enable_prefix_caching = !flags.given("enable-prefix-caching") || flags.boolean("enable-prefix-caching");
   llm.prefix_cache_prompt_only = flags.boolean("prefix-cache-prompt-only");
@@ -120,15 +110,25 @@ int verb_serve(const Flags& flags, const CliContext& context) {
         "{} has no tokenizer.json: completions of token ids only, answers carry no text (--tokenizer DIR "
         "names one)",
         llm.model);
-  const ServerOptions options = server_options(flags);
+  ServerOptions options = server_options(flags);
+  const auto front = context.env.find(kServeSocketVariable);
+  const bool behind_front = front != context.env.end();
+  if (behind_front) {
+    options.http.host = front->second;
+    options.http.tls = {};
+  }
   const EndSignals signals;
   ProgressView view(context);
   const std::unique_ptr<Engine> engine = Engine::start(llm, [&](double fraction) { view.loading(fraction); });
   view.clear();
+  if (!engine) return kExitOk;  // an MPI rank other than 0, whose work is done
   Server server(*engine, options);
-  log_info("serving {} at {}://{}:{}, {} ranks, KV cache of {} tokens", options.served_names.front(),
-           options.http.tls.certificate.empty() ? "http" : "https", options.http.host, server.port(),
-           llm.tensor_parallel_size, engine->info().kv_blocks * engine->info().block_size);
+  const std::string room = fmt::format("{} ranks, KV cache of {} tokens", llm.tensor_parallel_size,
+                                       engine->info().kv_blocks * engine->info().block_size);
+  if (behind_front)
+    log_info("{} is ready: {}", options.served_names.front(), room);
+  else
+    log_info("serving {} at {}, {}", options.served_names.front(), address_of(options.http, server.port()), room);
   Watchdog watchdog(server, flags.number("stall-timeout"));
   while (server.failure().empty()) {
     if (watchdog.hangs()) {
@@ -138,8 +138,7 @@ int verb_serve(const Flags& flags, const CliContext& context) {
       server.give_up(why);
       std::_Exit(kExitError);  // a thread that hangs cannot be joined
     }
-    const int signal = signals.wait(100);
-    if (signal == 0) continue;
+    if (signals.wait(100) == 0 && !(behind_front && input_has_ended())) continue;
     log_info("ending: requests under way have {} s", flags.text("shutdown-timeout"));
     server.shut_down(flags.number("shutdown-timeout"));
     return kExitOk;

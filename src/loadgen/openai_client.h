@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "loadgen/dataset.h"
-#include "loadgen/http_client.h"
+#include "http/http_client.h"
 
 namespace duet {
 

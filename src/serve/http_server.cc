@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -70,7 +71,10 @@ HttpServer::HttpServer(const HttpServerOptions& options, Connection::Handler han
     throw Error(ErrorKind::kInvalidArgument, "TLS needs both --ssl-certfile and --ssl-keyfile");
   if (!options.tls.certificate.empty()) tls_ = std::make_unique<TlsContext>(options.tls);
   waker_ = std::make_shared<Waker>();
-  listen_on(options.host, options.port);
+  if (options.host.find('/') != std::string::npos)
+    listen_on_path(options.host);
+  else
+    listen_on(options.host, options.port);
   epoll_ = epoll_create1(EPOLL_CLOEXEC);
   watch(epoll_, EPOLL_CTL_ADD, listener_, EPOLLIN, kListener);
   watch(epoll_, EPOLL_CTL_ADD, waker_->fd(), EPOLLIN, kWake);
@@ -117,6 +121,20 @@ void HttpServer::listen_on(const std::string& host, int port) {
   getsockname(listener_, reinterpret_cast<sockaddr*>(&bound), &size);
   port_ = ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
                                             : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
+}
+
+// Whoever may write to the path's folder may connect.
+void HttpServer::listen_on_path(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path)
+    throw Error(ErrorKind::kInvalidArgument, path + ": too long for a Unix socket");
+  path.copy(address.sun_path, path.size());
+  unlink(path.c_str());
+  listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (listener_ < 0 || bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      listen(listener_, 1024) != 0)
+    throw Error(ErrorKind::kInvalidArgument, fmt::format("cannot listen on {}: {}", path, std::strerror(errno)));
 }
 
 void HttpServer::stop_accepting() {

@@ -19,7 +19,7 @@
 namespace duet {
 
 struct HttpServerOptions {
-  std::string host = "127.0.0.1";  // "0.0.0.0" or "::": every interface
+  std::string host = "127.0.0.1";  // "0.0.0.0" or "::": every interface; with a '/': a Unix socket's path
   int port = 8000;                 // 0: any free one
   int64_t max_connections = 4096;
   TlsFiles tls;
@@ -43,6 +43,7 @@ class HttpServer {
   class Waker;
 
   void listen_on(const std::string& host, int port);
+  void listen_on_path(const std::string& path);
   void loop();
   void accept_all();
   void refuse_one(int fd);

@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "loadgen/dataset.h"
-#include "loadgen/http_client.h"
+#include "http/http_client.h"
 #include "loadgen/load_report.h"
 #include "loadgen/load_run.h"
 #include "text/tokenizer.h"

@@ -1,4 +1,4 @@
-#include "loadgen/http_client.h"
+#include "http/http_client.h"
 
 #include <fmt/format.h>
 #include <http_parser.h>
@@ -8,6 +8,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -24,7 +25,27 @@ namespace {
   throw Error(ErrorKind::kPeer, what);
 }
 
+void set_patience(int fd, int64_t seconds) {
+  const timeval patience{seconds, 0};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+}
+
+int connected_unix_socket(const std::string& path, int64_t patience_seconds) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) fail(path + ": too long for a Unix socket");
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd >= 0) set_patience(fd, patience_seconds);
+  if (fd >= 0 && connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  fail(fmt::format("cannot connect to {}: {}", path, std::strerror(error)));
+}
+
 int connected_socket(const HttpUrl& server, int64_t patience_seconds) {
+  if (server.host.starts_with('/')) return connected_unix_socket(server.host, patience_seconds);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -38,9 +59,7 @@ int connected_socket(const HttpUrl& server, int64_t patience_seconds) {
       error = errno;
       continue;
     }
-    const timeval patience{patience_seconds, 0};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    set_patience(fd, patience_seconds);
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (connect(fd, at->ai_addr, at->ai_addrlen) == 0) return fd;
@@ -107,9 +126,34 @@ struct Connection {
 
 // What the parser hands out of one response.
 struct Response {
+  const HttpCall* call = nullptr;
   const HttpPieceSink* on_body = nullptr;
+  std::vector<std::pair<std::string, std::string>> headers;
+  bool in_value = false;
   bool done = false;
 };
+
+// Names and values may come in pieces.
+int on_header_name(http_parser* parser, const char* at, size_t size) {
+  Response& r = *static_cast<Response*>(parser->data);
+  if (r.in_value || r.headers.empty()) r.headers.emplace_back();
+  r.in_value = false;
+  r.headers.back().first.append(at, size);
+  return 0;
+}
+
+int on_header_value(http_parser* parser, const char* at, size_t size) {
+  Response& r = *static_cast<Response*>(parser->data);
+  r.in_value = true;
+  r.headers.back().second.append(at, size);
+  return 0;
+}
+
+int on_headers_complete(http_parser* parser) {
+  const Response& r = *static_cast<Response*>(parser->data);
+  if (r.call->on_head) r.call->on_head(static_cast<int>(parser->status_code), r.headers);
+  return 0;
+}
 
 int on_body(http_parser* parser, const char* at, size_t size) {
   (*static_cast<Response*>(parser->data)->on_body)(parser->status_code, {at, size});
@@ -146,18 +190,35 @@ HttpUrl parse_url(const std::string& url) {
 int http_call(const HttpCall& call, const HttpPieceSink& on_piece) {
   const HttpUrl& server = call.server;
   Connection connection(server, call.patience_seconds);
+  // Told of the end before the descriptor may mean something else.
+  struct Told {
+    const HttpCall& call;
+    Told(const HttpCall& c, int fd) : call(c) {
+      if (call.on_socket) call.on_socket(fd);
+    }
+    ~Told() {
+      if (call.on_socket) call.on_socket(-1);
+    }
+  } const told(call, connection.fd);
   const bool v6 = server.host.find(':') != std::string::npos;
   const std::string request = fmt::format(
       "{} {}{} HTTP/1.1\r\nHost: {}{}{}:{}\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{}",
-      call.method, server.path, call.path, v6 ? "[" : "", server.host, v6 ? "]" : "", server.port,
+      call.method, server.path, call.path, v6 ? "[" : "",
+      server.host.starts_with('/') ? std::string_view("localhost") : std::string_view(server.host), v6 ? "]" : "",
+      server.port,
       call.headers, call.body.size(), call.body);
   if (!connection.write(request)) fail("the server closed the connection while the request was sent");
-  Response response{&on_piece};
+  Response response;
+  response.call = &call;
+  response.on_body = &on_piece;
   http_parser parser;
   http_parser_init(&parser, HTTP_RESPONSE);
   parser.data = &response;
   http_parser_settings settings;
   http_parser_settings_init(&settings);
+  settings.on_header_field = on_header_name;
+  settings.on_header_value = on_header_value;
+  settings.on_headers_complete = on_headers_complete;
   settings.on_body = on_body;
   settings.on_message_complete = on_complete;
   char buffer[65536];
