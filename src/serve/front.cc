@@ -7,8 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
+#include <cctype>
 #include <chrono>
+#include <initializer_list>
 #include <system_error>
 #include <thread>
 #include <utility>
