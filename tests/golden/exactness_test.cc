@@ -227,6 +227,7 @@ TEST(LongSequences, PartsOfOneShareWhatTheyExpand) {
   for (ComputeDtype dtype : {ComputeDtype::kFloat32, ComputeDtype::kBfloat16}) {
     RankOptions options = options_for("v3-tiny", 2, ExpertPath::kAllReduce, dtype);
     options.max_batched_tokens = options.max_logits_rows = 700;
+    options.max_micro_batches = 4;
     const auto group = start_group(options);
     if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
     const int64_t vocab = group->info().config.vocab_size;

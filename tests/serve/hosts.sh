@@ -45,7 +45,7 @@ done
 wait "${jobs[@]}" || fail "requests at once"
 for i in $(seq 16); do cmp "$dir/threads.out" "$dir/many$i.out" || fail "request $i of many"; done
 
-ask /v1/completions -N -d "$long" > "$dir/hang_up.out" &
+curl -sS -N "http://127.0.0.1:$port/v1/completions" -d "$long" > "$dir/hang_up.out" &
 client=$!
 for _ in $(seq 100); do [ -s "$dir/hang_up.out" ] && break; sleep 0.1; done
 kill "$client"
@@ -66,7 +66,7 @@ mapfile -t pids < <(ranks)
 for pid in "${pids[@]}"; do
   tr '\0' '\n' < "/proc/$pid/environ" | grep -qE '^(OMPI_COMM_WORLD_RANK|PMI_RANK)=1$' && victim=$pid
 done
-ask /v1/completions -N -d "$long" > "$dir/stream.out" &
+curl -sS -N -m 60 "http://127.0.0.1:$port/v1/completions" -d "$long" > "$dir/stream.out" &
 client=$!
 for _ in $(seq 100); do [ -s "$dir/stream.out" ] && break; sleep 0.1; done
 began=$(date +%s%N) status=0
