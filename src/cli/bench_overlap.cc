@@ -246,8 +246,7 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
   std::vector<double> hidden, eta;
   for (size_t i = 0; i < off.size(); ++i) {
     const RunStats& lanes = off[i].stats;
-    hidden.push_back((off[i].step - on[i].step) /
-                     std::max(std::min(lanes.compute_ms, lanes.comm_ms), 1e-9));
+    hidden.push_back((off[i].step - on[i].step) / std::max(std::min(lanes.compute_ms, lanes.comm_ms), 1e-9));
     eta.push_back(std::max(lanes.compute_ms, lanes.comm_ms) / on[i].step);
   }
   c.hidden = median(hidden);

@@ -6,9 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fcntl.h>
 #include <cerrno>
 #include <cstring>
-#include <fcntl.h>
 #include <filesystem>
 #include <optional>
 #include <ostream>
@@ -34,7 +34,8 @@ class PrivateFolder {
  public:
   PrivateFolder() : path_((std::filesystem::temp_directory_path() / "duet-serve-XXXXXX").string()) {
     if (!mkdtemp(path_.data()))
-      throw Error(ErrorKind::kResourceExhausted, fmt::format("cannot make {}: {}", path_, std::strerror(errno)));
+      throw Error(ErrorKind::kResourceExhausted,
+                  fmt::format("cannot make {}: {}", path_, std::strerror(errno)));
   }
   ~PrivateFolder() {
     std::error_code ignored;
@@ -77,7 +78,8 @@ class Ranks {
     close(ends[0]);
     if (error != 0) {
       close(lifeline_);
-      throw Error(ErrorKind::kNotFound, fmt::format("{} can't be started: {}", argv[0], std::strerror(error)));
+      throw Error(ErrorKind::kNotFound,
+                  fmt::format("{} can't be started: {}", argv[0], std::strerror(error)));
     }
   }
   ~Ranks() {
@@ -129,16 +131,19 @@ int serve_on_hosts(const Flags& flags, const std::vector<std::string>& args, con
   const std::string socket = folder.path() + "/rank0";
   Environment environment = context.env;
   environment[kServeSocketVariable] = socket;
-  const CliContext ranks_context{environment, context.out, context.err, context.err_is_terminal, context.program};
+  const CliContext ranks_context{environment, context.out, context.err, context.err_is_terminal,
+                                 context.program};
   const HttpServerOptions options = http_options(flags);
   const EndSignals signals;
   Ranks ranks(launch_of(flags, args, ranks_context));
   while (!is_listening(socket)) {
     if (const auto how = ranks.ended()) {
-      context.err << fmt::format("duet serve: the ranks ended before they were ready: {}. Rank 0 runs on the first of "
-                                 "{}, which must be this machine\n",
-                                 *how, flags.shown("hosts"))
-                  << std::flush;
+      context.err
+          << fmt::format(
+                 "duet serve: the ranks ended before they were ready: {}. Rank 0 runs on the first of "
+                 "{}, which must be this machine\n",
+                 *how, flags.shown("hosts"))
+          << std::flush;
       return kExitError;
     }
     if (signals.wait(kTickMs) != 0) {

@@ -128,7 +128,8 @@ int verb_serve(const Flags& flags, const CliContext& context) {
   if (behind_front)
     log_info("{} is ready: {}", options.served_names.front(), room);
   else
-    log_info("serving {} at {}, {}", options.served_names.front(), address_of(options.http, server.port()), room);
+    log_info("serving {} at {}, {}", options.served_names.front(), address_of(options.http, server.port()),
+             room);
   Watchdog watchdog(server, flags.number("stall-timeout"));
   while (server.failure().empty()) {
     if (watchdog.hangs()) {

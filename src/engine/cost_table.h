@@ -68,8 +68,9 @@ class CostTable {
   void expire() { ++version_; }
 
   bool empty() const { return curves_.empty(); }
-  /// Costs by micro-batch and class. In an overlapped program collectives are longer than alone, and computing
-  /// is shorter: a core that waits out every collective begins each time with cold caches and a low clock.
+  /// Costs by micro-batch and class. In an overlapped program collectives are longer than alone, and
+  /// computing is shorter: a core that waits out every collective begins each time with cold caches and a low
+  /// clock.
   std::vector<float> predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
                              bool overlapped) const;
   /// The part of the core that collectives take from the compute lane of an overlapped step of so many rows.

@@ -22,8 +22,8 @@ constexpr int kCounts[] = {2, 3, 4, 6};
 // A split must be predicted to win by this much: predictions err by a few per cent, and whole steps read
 // every weight once.
 constexpr double kMargin = 0.03;
-// Among splits this close the most parts win: the lanes of small parts meet sooner at both ends of a step, and
-// leave more slack where a stage takes longer than predicted.
+// Among splits this close the most parts win: the lanes of small parts meet sooner at both ends of a step,
+// and leave more slack where a stage takes longer than predicted.
 constexpr double kAlike = 0.01;
 // Every so many steps all ranks' times are gathered (a message of a few kilobytes after the step).
 constexpr int64_t kObserveEvery = 16;
@@ -190,7 +190,8 @@ Planner::Choice Planner::choose(const StepBatch& batch, const SplitPolicy& polic
   Choice* chosen = &choices.front();
   for (Choice& c : choices) {
     const double ns = c.plan.predicted_ns;
-    if (c.plan.micro_batches > 1 && ns <= least * (1.0 + kAlike) && (whole <= 0 || ns < whole * (1.0 - kMargin)))
+    if (c.plan.micro_batches > 1 && ns <= least * (1.0 + kAlike) &&
+        (whole <= 0 || ns < whole * (1.0 - kMargin)))
       chosen = &c;
   }
   Choice best = std::move(*chosen);

@@ -204,9 +204,8 @@ int http_call(const HttpCall& call, const HttpPieceSink& on_piece) {
   const std::string request = fmt::format(
       "{} {}{} HTTP/1.1\r\nHost: {}{}{}:{}\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{}",
       call.method, server.path, call.path, v6 ? "[" : "",
-      server.host.starts_with('/') ? std::string_view("localhost") : std::string_view(server.host), v6 ? "]" : "",
-      server.port,
-      call.headers, call.body.size(), call.body);
+      server.host.starts_with('/') ? std::string_view("localhost") : std::string_view(server.host),
+      v6 ? "]" : "", server.port, call.headers, call.body.size(), call.body);
   if (!connection.write(request)) fail("the server closed the connection while the request was sent");
   Response response;
   response.call = &call;

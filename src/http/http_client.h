@@ -28,8 +28,8 @@ struct HttpCall {
   std::string headers;  // whole lines, each with its CRLF
   std::string body;
   int64_t patience_seconds = 600;  // no wait for bytes is longer
-  /// Told the socket when it is connected, and -1 before it is closed: shutdown() of it from another thread in
-  /// between ends the call.
+  /// Told the socket when it is connected, and -1 before it is closed: shutdown() of it from another thread
+  /// in between ends the call.
   std::function<void(int fd)> on_socket{};
   /// Before the body: the status and the headers, names as sent.
   std::function<void(int status, const std::vector<std::pair<std::string, std::string>>& headers)> on_head{};

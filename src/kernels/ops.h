@@ -4,7 +4,8 @@
 //    chunking or on the number of threads (k ascending in fixed blocks, see gemm);
 //  * within one CpuLevel results are bit-identical from run to run; levels may differ in rounding;
 //  * inputs of matrix products are rounded as cx.rounding says, accumulation is float32;
-//  * no allocation but of a few words: scratch comes from cx.scratch, whose size the *_scratch_bytes functions give.
+//  * no allocation but of a few words: scratch comes from cx.scratch, whose size the *_scratch_bytes
+//  functions give.
 // Every op has a slow readable oracle of the same name in namespace duet::ref (kernels/ref/).
 #pragma once
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "loadgen/dataset.h"
 #include "http/http_client.h"
+#include "loadgen/dataset.h"
 
 namespace duet {
 

@@ -61,12 +61,14 @@ HttpCall call_of(const HttpRequest& request, const std::string& socket) {
   call.method = request.method == "HEAD" ? "GET" : request.method;
   static constexpr std::string_view kPlain = "/-._~:@!$&'()*+,;=";
   for (const char c : request.path) {
-    const bool plain = std::isalnum(static_cast<unsigned char>(c)) || kPlain.find(c) != std::string_view::npos;
+    const bool plain =
+        std::isalnum(static_cast<unsigned char>(c)) || kPlain.find(c) != std::string_view::npos;
     call.path += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
   }
   if (!request.query.empty()) call.path += "?" + request.query;
   for (const auto& [name, value] : request.headers) {
-    if (!is_any_of(name, {"host", "connection", "keep-alive", "content-length", "transfer-encoding", "expect"}))
+    if (!is_any_of(name,
+                   {"host", "connection", "keep-alive", "content-length", "transfer-encoding", "expect"}))
       call.headers += fmt::format("{}: {}\r\n", name, value);
   }
   call.body = request.body;

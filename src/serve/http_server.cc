@@ -134,7 +134,8 @@ void HttpServer::listen_on_path(const std::string& path) {
   listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (listener_ < 0 || bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       listen(listener_, 1024) != 0)
-    throw Error(ErrorKind::kInvalidArgument, fmt::format("cannot listen on {}: {}", path, std::strerror(errno)));
+    throw Error(ErrorKind::kInvalidArgument,
+                fmt::format("cannot listen on {}: {}", path, std::strerror(errno)));
 }
 
 void HttpServer::stop_accepting() {

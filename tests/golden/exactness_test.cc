@@ -231,7 +231,8 @@ TEST(LongSequences, PartsOfOneShareWhatTheyExpand) {
     const auto group = start_group(options);
     if (!group) GTEST_SKIP() << "another rank checks, or the job has another size";
     const int64_t vocab = group->info().config.vocab_size;
-    const std::vector<std::vector<int32_t>> prompts{random_tokens(500, vocab, 21), random_tokens(150, vocab, 22)};
+    const std::vector<std::vector<int32_t>> prompts{random_tokens(500, vocab, 21),
+                                                    random_tokens(150, vocab, 22)};
     const Logits whole = run_prompts(*group, prompts, {});
     for (const std::vector<int64_t>& borders :
          std::vector<std::vector<int64_t>>{{128}, {129, 257}, {40, 300, 600}, {250, 499, 520}}) {

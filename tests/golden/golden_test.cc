@@ -102,7 +102,8 @@ INSTANTIATE_TEST_SUITE_P(AllToAll, GoldenLogits,
                                           testing::Values(ExpertPath::kAllToAll)),
                          case_name);
 INSTANTIATE_TEST_SUITE_P(Stored, GoldenLogits,
-                         testing::Combine(testing::Values("v3-tiny-bf16", "v3-tiny-fp8"), testing::Values(1, 4),
+                         testing::Combine(testing::Values("v3-tiny-bf16", "v3-tiny-fp8"),
+                                          testing::Values(1, 4),
                                           testing::Values(ExpertPath::kAllReduce, ExpertPath::kAllToAll)),
                          case_name);
 

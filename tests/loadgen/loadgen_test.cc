@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "loadgen/dataset.h"
 #include "http/http_client.h"
+#include "loadgen/dataset.h"
 #include "loadgen/load_report.h"
 #include "loadgen/load_run.h"
 #include "text/tokenizer.h"

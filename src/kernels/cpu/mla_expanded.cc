@@ -84,9 +84,9 @@ namespace mla {
 namespace {
 
 struct Scratch {
-  float* latent;      // [kTile, lora + rope]
-  float* expanded;    // [kTile, expanded_columns]
-  std::byte* temp;    // of the packers
+  float* latent;    // [kTile, lora + rope]
+  float* expanded;  // [kTile, expanded_columns]
+  std::byte* temp;  // of the packers
   PackedTile tile;
   float* scores;      // [kSubRows, kTile]
   float* correction;  // [kSubRows]
@@ -316,8 +316,7 @@ std::vector<std::span<const int32_t>> share_tiles(const Job& job, const Cut& cut
   }
   // Vectors no longer move.
   for (size_t i = 0; i < slots.size(); ++i)
-    if (shares(job.spans[i]))
-      slots[i] = TileRoom::slots_of(*tiles, job.cache.data, job.spans[i].block_table);
+    if (shares(job.spans[i])) slots[i] = TileRoom::slots_of(*tiles, job.cache.data, job.spans[i].block_table);
   attention::for_items(job.cx, std::ssize(pending) * cut.groups, [&](int item, int thread) {
     Carver carver(scratch + static_cast<size_t>(thread) * per_thread);
     const Scratch t = carve(job.shape, carver);
@@ -325,8 +324,7 @@ std::vector<std::span<const int32_t>> share_tiles(const Job& job, const Cut& cut
     const int64_t begin = item % cut.groups * cut.head_group;
     attention::load_rows(job.rows, job.cache_rows(), tile.table, tile.first, kTile, t.latent);
     for (int64_t head = begin; head < std::min<int64_t>(begin + cut.head_group, job.shape.heads); ++head) {
-      expand_head(job, head, kTile, t,
-                  TileRoom::tile(*tiles, job.shape, job.cx.rounding, tile.slot, head));
+      expand_head(job, head, kTile, t, TileRoom::tile(*tiles, job.shape, job.cx.rounding, tile.slot, head));
       TileRoom::spoilt(*tiles, job.shape, tile.slot, head) = has_spoilt_values(job, kTile, t);
     }
   });
