@@ -80,17 +80,17 @@ TEST_F(CostCacheTest, AStartTakesWhatTheLastOneMeasured) {
   options.model = std::string(DUET_FIXTURES) + "/golden/v3-tiny";
   options.ranks = 2;
   options.threads_per_rank = 1;
-  options.max_batched_tokens = 8;
-  options.max_logits_rows = 8;
+  options.max_batched_tokens = 4;
+  options.max_logits_rows = 4;
   options.kv_cache_bytes = 1 << 20;
   options.max_micro_batches = 2;
   options.cost_cache = dir_;
   // Steps that mostly sleep take the same time on a busy machine.
-  options.link = LinkShape{1e9, 3'000'000};
+  options.link = LinkShape{1e9, 8'000'000};
   const auto measured = [&] {
     const auto group = RankGroup::start(options);
     group->calibrate();
-    StepBatch batch = probe_batch({ProbePhase::kPrefill, 8, 1, 0, 0}, group->info().block_size, 100);
+    StepBatch batch = probe_batch({ProbePhase::kPrefill, 4, 1, 0, 0}, group->info().block_size, 100);
     SplitPolicy policy;
     policy.dbo = DboMode::kAuto;
     EXPECT_NE(group->plan(batch, policy).kind, "costs unknown");
