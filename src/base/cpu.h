@@ -28,5 +28,7 @@ bool pin_this_thread(const std::vector<int>& cores);
 
 /// "AMD EPYC …" from /proc/cpuinfo.
 std::string cpu_model_name();
+/// As gethostname() has it; "unknown host" where it has none.
+std::string host_name();
 
 }  // namespace duet

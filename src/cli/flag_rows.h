@@ -12,8 +12,6 @@ namespace duet {
 // size also to inspect.
 constexpr uint32_t kRun = kGenerate | kLogits | kBenchOverlap | kBenchEngine | kPerplexity | kServe |
                           kBenchThroughput | kBenchLatency;
-// Those that start mpirun for --hosts.
-constexpr uint32_t kLaunch = kRun;
 constexpr uint32_t kModel = kRun | kInspect;
 
 // Headings of help and of docs/flags.md.

@@ -1,11 +1,10 @@
 #include "cli/flag_table.h"
 
-#include "cli/serve_hosts.h"
-
 #include <algorithm>
 #include <cctype>
 
 #include "cli/flag_rows.h"
+#include "cli/serve_hosts.h"
 
 namespace duet {
 namespace {

@@ -40,13 +40,13 @@ constexpr FlagSpec kRows[] = {
      "Ranks as threads of one process, or as processes started by mpirun or srun. Default: mpi when started "
      "so, "
      "else threads."},
-    {"hosts", FlagType::kText, "LIST", "", kRanks, kLaunch | kDoctor,
+    {"hosts", FlagType::kText, "LIST", "", kRanks, kRun | kDoctor,
      "Start the ranks on these hosts, as mpirun does: a,b is a rank on each (or equal shares of "
      "--tensor-parallel-size), a:2,b:2 two."},
-    {"mpirun-args", FlagType::kText, "ARGS", "", kRanks, kLaunch | kDoctor,
+    {"mpirun-args", FlagType::kText, "ARGS", "", kRanks, kRun | kDoctor,
      "More arguments for the mpirun of --hosts, split as a shell splits them: --mpirun-args=\"--mca btl "
      "tcp,self\". A binding among them replaces Duet's own."},
-    {"print-launch", FlagType::kBool, "", "off", kRanks, kLaunch,
+    {"print-launch", FlagType::kBool, "", "off", kRanks, kRun,
      "Print the mpirun command of --hosts instead of running it."},
     {"comm-transport", FlagType::kChoice, "auto|mpi|tcp", "auto", kRanks, kRun,
      "How ranks that mpirun or srun started exchange data: by MPI, or by TCP connections that take less time "

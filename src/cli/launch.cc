@@ -316,6 +316,13 @@ std::vector<std::string> launch_command(const Flags& flags, const CliContext& co
   return words;
 }
 
+std::vector<char*> pointers_to(std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
 Launch launch_of(const Flags& flags, const std::vector<std::string>& args, const CliContext& context) {
   std::vector<std::string> program{own_path()};
   for (const std::string& word : split_words(flags.verb().name, "verb")) program.push_back(word);
@@ -335,14 +342,9 @@ int launch(const Flags& flags, const std::vector<std::string>& args, const CliCo
     context.out << quote_words(words) << '\n';
     return kExitOk;
   }
-  std::vector<char*> argv, envp;
-  for (std::string& word : words) argv.push_back(word.data());
-  for (std::string& entry : environment) envp.push_back(entry.data());
-  argv.push_back(nullptr);
-  envp.push_back(nullptr);
   context.out.flush();
   context.err.flush();
-  execve(argv[0], argv.data(), envp.data());
+  execve(words[0].c_str(), pointers_to(words).data(), pointers_to(environment).data());
   throw Error(ErrorKind::kNotFound, fmt::format("{} can't be started: {}", words[0], std::strerror(errno)));
 }
 

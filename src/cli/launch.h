@@ -48,6 +48,9 @@ struct Launch {
 };
 Launch launch_of(const Flags& flags, const std::vector<std::string>& args, const CliContext& context);
 
+/// As exec and posix_spawn want them: pointers into `words`, a null at the end.
+std::vector<char*> pointers_to(std::vector<std::string>& words);
+
 /// Becomes mpirun, running `duet VERB ARGS…` without the launch's own flags; with --print-launch prints
 /// that line instead and returns 0. Throws as launch_command does.
 int launch(const Flags& flags, const std::vector<std::string>& args, const CliContext& context);

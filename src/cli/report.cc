@@ -37,6 +37,9 @@ std::string human_count(double count) {
   return unit == 0 ? fmt::format("{:.0f}", count) : fmt::format("{:.2f}{}", count, kUnits[unit]);
 }
 
+namespace {
+
+// A line for each way in which steps were run and the reason, sums as means.
 std::string decisions_text(const LlmStats& s) {
   std::string text;
   for (const LlmStats::Decision& d : s.decisions) {
@@ -52,6 +55,8 @@ std::string decisions_text(const LlmStats& s) {
   }
   return text;
 }
+
+}  // namespace
 
 std::string report_text(const LlmStats& s, int ranks) {
   std::string text = fmt::format(

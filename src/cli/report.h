@@ -18,7 +18,4 @@ std::string human_bytes(double bytes);
 /// "7.81 M", "671.03 B", "420".
 std::string human_count(double count);
 
-/// A line for each way in which steps were run and the reason; sums of LlmStats::decisions as means.
-std::string decisions_text(const LlmStats& stats);
-
 }  // namespace duet

@@ -20,6 +20,7 @@
 #include "cli/end_signals.h"
 #include "cli/flags.h"
 #include "cli/launch.h"
+#include "engine/options.h"
 #include "serve/front.h"
 
 namespace duet {
@@ -67,26 +68,23 @@ class Ranks {
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setpgroup(&attributes, 0);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
-    std::vector<char*> argv, envp;
-    for (std::string& word : launch.words) argv.push_back(word.data());
-    for (std::string& entry : launch.environment) envp.push_back(entry.data());
-    argv.push_back(nullptr);
-    envp.push_back(nullptr);
-    const int error = posix_spawn(&pid_, argv[0], &actions, &attributes, argv.data(), envp.data());
+    const std::string& program = launch.words[0];
+    const int error = posix_spawn(&pid_, program.c_str(), &actions, &attributes,
+                                  pointers_to(launch.words).data(), pointers_to(launch.environment).data());
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     close(ends[0]);
     if (error != 0) {
       close(lifeline_);
       throw Error(ErrorKind::kNotFound,
-                  fmt::format("{} can't be started: {}", argv[0], std::strerror(error)));
+                  fmt::format("{} can't be started: {}", program, std::strerror(error)));
     }
   }
   ~Ranks() {
+    if (lifeline_ >= 0) close(lifeline_);
     if (ended_) return;
     kill(-pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
-    if (lifeline_ >= 0) close(lifeline_);
   }
   Ranks(const Ranks&) = delete;
   Ranks& operator=(const Ranks&) = delete;
@@ -120,6 +118,20 @@ class Ranks {
 };
 
 }  // namespace
+
+HttpServerOptions http_options(const Flags& flags) {
+  HttpServerOptions o;
+  o.host = flags.text("host");
+  o.port = static_cast<int>(flags.integer("port"));
+  o.max_connections = flags.integer("max-connections");
+  o.limits.max_body_bytes =
+      static_cast<size_t>(parse_bytes(flags.text("max-request-bytes"), "--max-request-bytes"));
+  o.tls.certificate = flags.text("ssl-certfile");
+  o.tls.key = flags.text("ssl-keyfile");
+  o.tls.client_ca = flags.text("ssl-ca-certs");
+  o.tls.require_client = flags.given("ssl-ca-certs");
+  return o;
+}
 
 std::string address_of(const HttpServerOptions& options, int port) {
   return fmt::format("{}://{}:{}", options.tls.certificate.empty() ? "http" : "https", options.host, port);

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "cli/cli.h"
-#include "serve/http_server.h"
 
 namespace duet {
 
 class Flags;
+struct HttpServerOptions;
 
 /// Of the ranks: the path of the Unix socket that rank 0 listens on in place of --host and --port.
 inline constexpr const char* kServeSocketVariable = "DUET_SERVE_SOCKET";

@@ -86,20 +86,6 @@ bool input_has_ended() {
 
 }  // namespace
 
-HttpServerOptions http_options(const Flags& flags) {
-  HttpServerOptions o;
-  o.host = flags.text("host");
-  o.port = static_cast<int>(flags.integer("port"));
-  o.max_connections = flags.integer("max-connections");
-  o.limits.max_body_bytes =
-      static_cast<size_t>(parse_bytes(flags.text("max-request-bytes"), "--max-request-bytes"));
-  o.tls.certificate = flags.text("ssl-certfile");
-  o.tls.key = flags.text("ssl-keyfile");
-  o.tls.client_ca = flags.text("ssl-ca-certs");
-  o.tls.require_client = flags.given("ssl-ca-certs");
-  return o;
-}
-
 int verb_serve(const Flags& flags, const CliContext& context) {
   LlmOptions llm = llm_options(flags);
   llm.enable_prefix_caching = !flags.given("enable-prefix-caching") || flags.boolean("enable-prefix-caching");

@@ -25,6 +25,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -86,11 +87,6 @@ std::string errno_text(int code) {
 std::string variable(const char* name) {
   const char* text = std::getenv(name);
   return text == nullptr ? "" : text;
-}
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown host";
 }
 
 std::string machine_id() {

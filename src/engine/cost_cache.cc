@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -13,6 +12,7 @@
 #include <set>
 
 #include "base/cpu.h"
+#include "base/hash.h"
 #include "base/log.h"
 
 namespace duet {
@@ -51,12 +51,6 @@ Json model_key(const ModelConfig& c) {
       {"stored", c.quant.layout}};
 }
 
-uint64_t fnv(const std::string& text) {
-  uint64_t state = 0xcbf29ce484222325ull;
-  for (char c : text) state = (state ^ static_cast<uint8_t>(c)) * 0x100000001b3ull;
-  return state;
-}
-
 }  // namespace
 
 std::string cost_cache_directory(const std::string& setting) {
@@ -73,9 +67,7 @@ std::string cost_cache_directory(const std::string& setting) {
 }
 
 std::string describe_machine(CpuLevel level, int threads) {
-  std::array<char, 256> host{};
-  gethostname(host.data(), host.size() - 1);
-  return fmt::format("{}\t{}, {}, {} cores, {} threads per rank", host.data(), cpu_model_name(),
+  return fmt::format("{}\t{}, {}, {} cores, {} threads per rank", host_name(), cpu_model_name(),
                      to_string(level), available_cores().size(), threads);
 }
 
@@ -90,7 +82,7 @@ std::string cost_key(const RankOptions& o, const ModelInfo& info, const std::vec
               {"dtype", to_string(kv_dtype(info.dtype))},
               {"quantization", o.quantization == Quantization::kW8A8 ? "w8a8" : "as stored"},
               {"int8_head", o.int8_head},
-              {"expert_path", o.expert_path == ExpertPath::kAllToAll ? "all-to-all" : "all-reduce"},
+              {"expert_path", to_string(o.expert_path)},
               {"expert_parallel", o.expert_parallel},
               {"wire", to_string(o.wire)},
               {"transport", info.transport},
@@ -101,7 +93,10 @@ std::string cost_key(const RankOptions& o, const ModelInfo& info, const std::vec
 }
 
 CostCache::CostCache(const std::string& directory, std::string key) : key_(std::move(key)) {
-  if (!directory.empty()) file_ = fmt::format("{}/costs-{:016x}.json", directory, fnv(key_));
+  if (directory.empty()) return;
+  Fnv1a hash;
+  hash.bytes(key_);
+  file_ = fmt::format("{}/costs-{:016x}.json", directory, hash.value());
 }
 
 std::optional<std::string> CostCache::read() const {

@@ -92,10 +92,10 @@ class CostTable {
   void observe_overlapped(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
                           const Program& program, const ObservedStep& step);
 
-  std::vector<CostCurve> curves_;  // by kind
-  AttentionFit attention_;
   double warm(double rows) const;
 
+  std::vector<CostCurve> curves_;  // by kind
+  AttentionFit attention_;
   CostCurve stolen_, stretch_;
   CostCurve warmth_;  // by rows of a part: what it saves by never waiting, as so many rows' computing
   std::array<CostCurve, 2> drag_;

@@ -313,8 +313,7 @@ class Group final : public RankGroup {
     write_chrome_trace(
         path, events,
         fmt::format(R"("ranks":{},"transport":"{}","micro_batches":{},"expert_path":"{}")", options_.ranks,
-                    info_.transport, options_.max_micro_batches,
-                    options_.expert_path == ExpertPath::kAllToAll ? "all-to-all" : "all-reduce"));
+                    info_.transport, options_.max_micro_batches, to_string(options_.expert_path)));
   }
 
  private:

@@ -8,7 +8,6 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,6 +15,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "http/unix_socket.h"
 
 namespace duet {
 
@@ -32,20 +32,14 @@ void set_patience(int fd, int64_t seconds) {
 }
 
 int connected_unix_socket(const std::string& path, int64_t patience_seconds) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) fail(path + ": too long for a Unix socket");
-  std::memcpy(address.sun_path, path.data(), path.size());
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd >= 0) set_patience(fd, patience_seconds);
-  if (fd >= 0 && connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
-  const int error = errno;
-  if (fd >= 0) close(fd);
-  fail(fmt::format("cannot connect to {}: {}", path, std::strerror(error)));
+  const int fd = connect_to_path(path);
+  if (fd < 0) fail(fmt::format("cannot connect to {}: {}", path, std::strerror(errno)));
+  set_patience(fd, patience_seconds);
+  return fd;
 }
 
 int connected_socket(const HttpUrl& server, int64_t patience_seconds) {
-  if (server.host.starts_with('/')) return connected_unix_socket(server.host, patience_seconds);
+  if (is_socket_path(server.host)) return connected_unix_socket(server.host, patience_seconds);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -204,7 +198,7 @@ int http_call(const HttpCall& call, const HttpPieceSink& on_piece) {
   const std::string request = fmt::format(
       "{} {}{} HTTP/1.1\r\nHost: {}{}{}:{}\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{}",
       call.method, server.path, call.path, v6 ? "[" : "",
-      server.host.starts_with('/') ? std::string_view("localhost") : std::string_view(server.host),
+      is_socket_path(server.host) ? std::string_view("localhost") : std::string_view(server.host),
       v6 ? "]" : "", server.port, call.headers, call.body.size(), call.body);
   if (!connection.write(request)) fail("the server closed the connection while the request was sent");
   Response response;

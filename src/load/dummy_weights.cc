@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "load/weights.h"
 
 namespace duet {
@@ -28,9 +29,9 @@ inline uint64_t mix(uint64_t x) {
 }
 
 uint64_t stream_key(uint64_t seed, std::string_view name) {
-  uint64_t h = 0xcbf29ce484222325u;  // FNV-1a
-  for (const char c : name) h = (h ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return mix(h ^ mix(seed + kGolden));
+  Fnv1a hash;
+  hash.bytes(name);
+  return mix(hash.value() ^ mix(seed + kGolden));
 }
 
 // The sum of four uniform 16-bit numbers: mean 131070, standard deviation 65536 / sqrt(3), normal

@@ -2,6 +2,10 @@
 
 namespace duet {
 
+const char* to_string(ExpertPath path) {
+  return path == ExpertPath::kAllToAll ? "all-to-all" : "all-reduce";
+}
+
 const char* to_string(ComputeDtype dtype) {
   switch (dtype) {
     case ComputeDtype::kAuto: return "auto";

@@ -29,6 +29,8 @@ struct WeightPolicy {
   bool int8_head;
 };
 
+/// "all-reduce", "all-to-all".
+const char* to_string(ExpertPath path);
 /// "auto", "float32", "bfloat16", "half".
 const char* to_string(ComputeDtype dtype);
 /// Resolves kAuto by the checkpoint's own dtype.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/hash.h"
+
 namespace duet {
 
 const char* to_string(Lane lane) {
@@ -18,46 +20,45 @@ int Program::event_count() const {
 
 namespace {
 
-class Fnv {
+class ProgramHash {
  public:
   void number(uint64_t value) {
-    for (int i = 0; i < 8; ++i) byte(static_cast<uint8_t>(value >> (8 * i)));
+    for (int i = 0; i < 8; ++i) fnv_.byte(static_cast<uint8_t>(value >> (8 * i)));
   }
   void text(const std::string& value) {
     number(value.size());
-    for (char c : value) byte(static_cast<uint8_t>(c));
+    fnv_.bytes(value);
   }
   template <typename List>
   void numbers(const List& list) {
     number(list.size());
     for (auto value : list) number(static_cast<uint64_t>(value));
   }
-  uint64_t value() const { return state_; }
+  uint64_t value() const { return fnv_.value(); }
 
  private:
-  void byte(uint8_t b) { state_ = (state_ ^ b) * 0x100000001b3ull; }
-  uint64_t state_ = 0xcbf29ce484222325ull;
+  Fnv1a fnv_;
 };
 
 }  // namespace
 
 uint64_t hash(const Program& program) {
-  Fnv fnv;
-  fnv.text(program.schedule);
-  fnv.number(static_cast<uint64_t>(program.micro_batches));
+  ProgramHash sum;
+  sum.text(program.schedule);
+  sum.number(static_cast<uint64_t>(program.micro_batches));
   for (const Stage& stage : program.stages) {
-    fnv.text(stage.kind);
-    fnv.number(static_cast<uint64_t>(stage.layer));
-    fnv.number(static_cast<uint64_t>(stage.micro_batch));
-    fnv.number(static_cast<uint64_t>(stage.lane));
-    fnv.numbers(stage.reads);
-    fnv.numbers(stage.writes);
+    sum.text(stage.kind);
+    sum.number(static_cast<uint64_t>(stage.layer));
+    sum.number(static_cast<uint64_t>(stage.micro_batch));
+    sum.number(static_cast<uint64_t>(stage.lane));
+    sum.numbers(stage.reads);
+    sum.numbers(stage.writes);
   }
-  fnv.numbers(program.place);
-  fnv.numbers(program.kept);
-  for (const auto& lane : program.order) fnv.numbers(lane);
-  for (const auto& list : program.waits) fnv.numbers(list);
-  return fnv.value();
+  sum.numbers(program.place);
+  sum.numbers(program.kept);
+  for (const auto& lane : program.order) sum.numbers(lane);
+  for (const auto& list : program.waits) sum.numbers(list);
+  return sum.value();
 }
 
 std::string stage_label(const Stage& stage) {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <strings.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "http/http_client.h"
+#include "http/unix_socket.h"
 
 namespace duet {
 
@@ -76,22 +76,12 @@ HttpCall call_of(const HttpRequest& request, const std::string& socket) {
   return call;
 }
 
-sockaddr_un address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  return address;
-}
-
 }  // namespace
 
 bool is_listening(const std::string& path) {
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return false;
-  const sockaddr_un address = address_of(path);
-  const bool connected = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
-  close(fd);
-  return connected;
+  const int fd = connect_to_path(path);
+  if (fd >= 0) close(fd);
+  return fd >= 0;
 }
 
 Front::Front(const HttpServerOptions& options, std::string rank_socket) : socket_(std::move(rank_socket)) {

@@ -8,7 +8,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -20,6 +19,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "http/unix_socket.h"
 
 namespace duet {
 
@@ -71,7 +71,7 @@ HttpServer::HttpServer(const HttpServerOptions& options, Connection::Handler han
     throw Error(ErrorKind::kInvalidArgument, "TLS needs both --ssl-certfile and --ssl-keyfile");
   if (!options.tls.certificate.empty()) tls_ = std::make_unique<TlsContext>(options.tls);
   waker_ = std::make_shared<Waker>();
-  if (options.host.find('/') != std::string::npos)
+  if (is_socket_path(options.host))
     listen_on_path(options.host);
   else
     listen_on(options.host, options.port);
@@ -125,11 +125,7 @@ void HttpServer::listen_on(const std::string& host, int port) {
 
 // Whoever may write to the path's folder may connect.
 void HttpServer::listen_on_path(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path)
-    throw Error(ErrorKind::kInvalidArgument, path + ": too long for a Unix socket");
-  path.copy(address.sun_path, path.size());
+  const sockaddr_un address = unix_address(path);
   unlink(path.c_str());
   listener_ = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (listener_ < 0 || bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
