@@ -54,6 +54,7 @@ TraceSlice read_slice(const json& event, const std::string& file, size_t index) 
     slice.sequential = schedule->get<std::string>().starts_with("sequential");
   }
   if (args->contains("wait_us")) slice.wait_us = number_of(*args, "wait_us", file, index);
+  if (args->contains("expert_rows")) slice.expert_rows = number_of(*args, "expert_rows", file, index);
   return slice;
 }
 

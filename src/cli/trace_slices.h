@@ -17,7 +17,8 @@ struct TraceSlice {
   std::string kind;
   double start_us = 0;
   double duration_us = 0;
-  double wait_us = -1;  // < 0: not given
+  double wait_us = -1;      // < 0: not given
+  double expert_rows = -1;  // (row, expert) pairs of an "experts" slice; < 0: not given
   int64_t step = 0;
   int64_t layer = 0;  // -1: before the first or after the last
   int64_t micro_batch = 0;

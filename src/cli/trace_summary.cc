@@ -103,6 +103,32 @@ void add_ranks(const std::vector<TraceSlice>& slices, TraceSummary& summary) {
   }
 }
 
+/// Of loads by rank: the largest over the mean; 0 when there is none.
+double skew(const std::map<int, double>& loads) {
+  double sum = 0, most = 0;
+  for (const auto& [rank, load] : loads) {
+    sum += load;
+    most = std::max(most, load);
+  }
+  return sum > 0 ? most * static_cast<double>(loads.size()) / sum : 0;
+}
+
+void add_expert_skew(const std::vector<TraceSlice>& slices, TraceSummary& summary) {
+  std::map<int, double> all;                      // by rank
+  std::map<int64_t, std::map<int, double>> each;  // by layer
+  for (const TraceSlice& slice : slices) {
+    if (slice.expert_rows < 0) continue;
+    all[slice.rank] += slice.expert_rows;
+    each[slice.layer][slice.rank] += slice.expert_rows;
+  }
+  summary.expert_skew = skew(all);
+  for (const auto& [layer, loads] : each) {
+    if (skew(loads) <= summary.worst_expert_skew) continue;
+    summary.worst_expert_skew = skew(loads);
+    summary.worst_expert_layer = layer;
+  }
+}
+
 void add_steps(const std::vector<TraceSlice>& slices, TraceSummary& summary) {
   std::set<int64_t> numbers;
   std::map<int64_t, std::set<int64_t>> micro_batches;
@@ -133,6 +159,7 @@ TraceSummary summarize_trace(std::string_view text, const std::string& file) {
   add_kinds(slices, summary);
   add_ranks(slices, summary);
   add_steps(slices, summary);
+  add_expert_skew(slices, summary);
   summary.comm_ms = communication_us(slices) / 1000;
   summary.ranks = static_cast<int>(summary.per_rank.size());
   return summary;
@@ -162,6 +189,10 @@ std::string to_text(const TraceSummary& s) {
       "exposed        {:.3f} ms (the longest over ranks)\n"
       "hidden share   {:.3f}\n",
       s.compute_ms, s.comm_ms, s.exposed_ms, s.hidden_share());
+  if (s.expert_skew > 0) {
+    text += fmt::format("expert load    {:.2f} of the mean on the busiest rank; layer {}: {:.2f}\n",
+                        s.expert_skew, s.worst_expert_layer, s.worst_expert_skew);
+  }
   return text;
 }
 
@@ -191,6 +222,9 @@ json to_json(const TraceSummary& s) {
           {"comm_ms", s.comm_ms},
           {"exposed_ms", s.exposed_ms},
           {"hidden_share", s.hidden_share()},
+          {"expert_skew", s.expert_skew},
+          {"worst_expert_skew", s.worst_expert_skew},
+          {"worst_expert_layer", s.worst_expert_layer},
           {"kinds", std::move(kinds)},
           {"per_rank", std::move(ranks)}};
 }

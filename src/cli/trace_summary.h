@@ -33,7 +33,12 @@ struct TraceSummary {
   double compute_ms = 0;         // the largest over ranks
   double comm_ms = 0;            // Σ over collectives of the shortest time over ranks
   double exposed_ms = 0;         // the largest over ranks
-  std::vector<Kind> kinds;       // by lane, longest first
+  // How unevenly the router spread rows over the ranks' experts: the busiest rank's (row, expert) pairs over
+  // the ranks' mean, of all layers together and of the layer where it is largest; 0 where nothing is known.
+  double expert_skew = 0;
+  double worst_expert_skew = 0;
+  int64_t worst_expert_layer = -1;
+  std::vector<Kind> kinds;  // by lane, longest first
   std::vector<Rank> per_rank;
   double hidden_share() const { return comm_ms > 0 ? 1.0 - exposed_ms / comm_ms : 1.0; }
 };

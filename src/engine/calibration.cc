@@ -21,6 +21,9 @@ constexpr int64_t kDecodeContext = 256;
 // Small steps vary, and cost nothing to repeat.
 constexpr int64_t kRepeatBelowNs = 100'000'000;
 constexpr int kRepeats = 3;
+// Whole rows of logits are long and cost in proportion: few tell enough, and over a slow link many would take
+// the time that larger steps need.
+constexpr int64_t kMostWholeRows = 16;
 // Kept costs are believed while steps take this much more or less; a choice then errs by less than that, and
 // what steps take goes on being learnt.
 constexpr double kBelievedShare = 0.25;
@@ -90,9 +93,12 @@ class Calibration {
     for (ProbePhase phase : {ProbePhase::kPrefill, ProbePhase::kDecode}) {
       ProbeShape s = shape(phase, rows, phase == ProbePhase::kDecode ? kDecodeContext : 0);
       while (phase == ProbePhase::kDecode && !fits(s) && s.context > 0) s.context /= 2;
+      // Blocks of the KV cache that nobody has written yet are memory that the kernel has not given yet, 2
+      // MiB at a time: that is no cost of a stage.
+      if (phase == ProbePhase::kDecode && rows > 4) measure(s, 1, false);
       longest = std::max(longest, repeat(s, 1));
       // Rows of which all logits travel.
-      if (phase == ProbePhase::kDecode) measure(s, 1, true, true);
+      if (phase == ProbePhase::kDecode && rows <= kMostWholeRows) measure(s, 1, true, true);
     }
     return longest < kLongStepNs && now_ns() - start_ < kBudgetNs;
   }

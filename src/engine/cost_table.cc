@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 namespace duet {
@@ -12,6 +13,8 @@ constexpr double kMostSamples = 8;
 // Older samples of attention fade: what was measured a hundred steps ago hardly counts.
 constexpr double kFade = 0.97;
 constexpr double kMostWarmth = 0.3;
+constexpr double kStepNoise = 0.05;  // of the computing of equal steps
+constexpr double kUsuallyStolen = 0.02;
 int half_octave(double rows) {
   return static_cast<int>(std::lround(2.0 * std::log2(std::max(rows, 1.0))));
 }
@@ -141,28 +144,32 @@ void CostTable::observe_overlapped(const StageKinds& kinds, const std::vector<Mi
                                    const Program& program, const ObservedStep& step) {
   const std::vector<double> alone =
       stage_costs(program.stages, kinds, predict(kinds, work, /*overlapped=*/false));
-  double compute = 0, compute_alone = 0, comm = 0, comm_alone = 0;
+  double compute = 0, compute_alone = 0, comm = 0, comm_alone = 0, collectives = 0;
   for (size_t s = 0; s < alone.size(); ++s) {
     const bool is_comm = program.stages[s].lane == Lane::kComm;
+    collectives += is_comm ? 1 : 0;
     (is_comm ? comm : compute) += double{step.busy_ns[s]};
     (is_comm ? comm_alone : compute_alone) += alone[s];
   }
   const double both = comm - step.exposed_ns;  // both lanes were busy
-  const double rows = total_rows(work);
+  const double rows = total_rows(work), part = rows / static_cast<double>(work.size());
   if (both > 0.05 * comm) {
-    stolen_.add(rows, std::clamp((compute - compute_alone) / both, 0.0, 0.9));
-    const double part = rows / static_cast<double>(work.size());
+    // (compute − compute_alone) / both, drawn to what is usual where a step's noise is more than all of that.
+    const double noise = kStepNoise * compute, excess = compute - compute_alone;
+    stolen_.add(rows,
+                std::clamp((excess * both + kUsuallyStolen * noise * noise) / (both * both + noise * noise),
+                           0.0, 0.9));
     warmth_.add(part, part * std::clamp(1.0 - compute / compute_alone, 0.0, kMostWarmth));
   }
-  if (comm_alone > 0) stretch_.add(rows, std::clamp(comm / comm_alone, 0.5, 3.0));
+  if (comm_alone > 0)
+    delay_.add(part, std::clamp(comm - comm_alone, -0.5 * comm_alone, 2.0 * comm_alone) / collectives);
 }
 
 std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
                                       bool overlapped) const {
   const size_t classes = kinds.classes();
-  const double stretch = overlapped ? stretch_.level(total_rows(work), 1.0) : 1.0;
-  const double pace =
-      overlapped ? 1.0 - warm(total_rows(work) / static_cast<double>(std::max<size_t>(work.size(), 1))) : 1.0;
+  const double part = total_rows(work) / static_cast<double>(std::max<size_t>(work.size(), 1));
+  const double delay = overlapped ? delay_.level(part, 0.0) : 0.0, pace = overlapped ? 1.0 - warm(part) : 1.0;
   std::vector<float> ns(work.size() * classes);
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];
@@ -171,7 +178,7 @@ std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector
     const StageKinds::Kind& k = kinds.kinds()[kind];
     const double value =
         k.attention ? attention_.predict(w.attention[rows_of]) : curves_[kind].line(w.rows[rows_of]);
-    ns[at] = static_cast<float>(value * (k.lane == Lane::kComm ? stretch : pace));
+    ns[at] = static_cast<float>(k.lane == Lane::kComm ? std::max(value + delay, 0.5 * value) : value * pace);
   }
   return ns;
 }
@@ -182,7 +189,7 @@ double CostTable::warm(double rows) const {
 }
 
 double CostTable::stolen(double rows) const {
-  return stolen_.level(rows, 0.02);
+  return stolen_.level(rows, kUsuallyStolen);
 }
 
 // ---- between runs
@@ -195,11 +202,11 @@ nlohmann::json curve_json(const CostCurve& curve) {
   return points;
 }
 
-CostCurve curve_of(const nlohmann::json& points) {
+CostCurve curve_of(const nlohmann::json& points, double least = 0) {
   std::vector<CostCurve::Point> out;
   for (const auto& p : points) out.push_back({p.at(0), p.at(1), p.at(2)});
-  const bool sound = std::all_of(out.begin(), out.end(), [](const CostCurve::Point& p) {
-    return p.rows > 0 && std::isfinite(p.value) && p.value >= 0 && p.weight >= 1;
+  const bool sound = std::all_of(out.begin(), out.end(), [least](const CostCurve::Point& p) {
+    return p.rows > 0 && std::isfinite(p.value) && p.value >= least && p.weight >= 1;
   });
   if (!sound ||
       !std::is_sorted(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.rows < b.rows; }))
@@ -214,11 +221,11 @@ CostCurve curve_of(const nlohmann::json& points) {
 std::string CostTable::dump(const StageKinds& kinds) const {
   nlohmann::json curves;
   for (size_t k = 0; k < curves_.size(); ++k) curves[kinds.kinds()[k].name] = curve_json(curves_[k]);
-  return nlohmann::json{{"version", 1},
+  return nlohmann::json{{"version", 2},
                         {"curves", curves},
                         {"attention", attention_.coefficients()},
                         {"stolen", curve_json(stolen_)},
-                        {"stretch", curve_json(stretch_)},
+                        {"delay", curve_json(delay_)},
                         {"warmth", curve_json(warmth_)},
                         {"drag", {curve_json(drag_[0]), curve_json(drag_[1])}}}
       .dump(1);
@@ -228,12 +235,12 @@ bool CostTable::load(const std::string& text, const StageKinds& kinds) {
   CostTable table;
   try {
     const nlohmann::json j = nlohmann::json::parse(text);
-    if (j.at("version") != 1 || j.at("curves").size() != kinds.kinds().size()) return false;
+    if (j.at("version") != 2 || j.at("curves").size() != kinds.kinds().size()) return false;
     for (const StageKinds::Kind& kind : kinds.kinds())
       table.curves_.push_back(curve_of(j.at("curves").at(kind.name)));
     table.attention_.set_coefficients(j.at("attention").get<AttentionWork>());
     table.stolen_ = curve_of(j.at("stolen"));
-    table.stretch_ = curve_of(j.at("stretch"));
+    table.delay_ = curve_of(j.at("delay"), std::numeric_limits<double>::lowest());
     table.warmth_ = curve_of(j.at("warmth"));
     for (size_t i = 0; i < 2; ++i) table.drag_[i] = curve_of(j.at("drag").at(i));
   } catch (const nlohmann::json::exception&) {

@@ -96,7 +96,11 @@ class CostTable {
 
   std::vector<CostCurve> curves_;  // by kind
   AttentionFit attention_;
-  CostCurve stolen_, stretch_;
+  CostCurve stolen_;
+  // What a collective takes longer than alone in an overlapped step, ns, by rows of a part: it shares the
+  // core, and finds a link that has not rested. A time, not a ratio: long messages are hardly longer than
+  // alone.
+  CostCurve delay_;
   CostCurve warmth_;  // by rows of a part: what it saves by never waiting, as so many rows' computing
   std::array<CostCurve, 2> drag_;
   int64_t version_ = 0;

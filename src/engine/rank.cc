@@ -285,9 +285,12 @@ StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
     if (stats_.full()) lane_.call([&] { stats_.fold(*comm_); });
     if (options_.trace && traced_stages_ < kMaxTracedStages) {
       traced_stages_ += p.times.size();
-      TracedStep traced{static_cast<int64_t>(traced_.size()), p.program, p.times, {}, decision};
-      for (size_t m = 1; m < batch.borders.size(); ++m)
+      TracedStep traced{static_cast<int64_t>(traced_.size()), p.program, p.times, {}, decision, {}};
+      for (size_t m = 1; m < batch.borders.size(); ++m) {
         traced.rows.push_back(batch.borders[m] - batch.borders[m - 1]);
+        const std::span<const int64_t> experts = model_->expert_rows(static_cast<int>(m) - 1);
+        traced.expert_rows.emplace_back(experts.begin(), experts.end());
+      }
       traced_.push_back(std::move(traced));
       if (traced_stages_ >= kMaxTracedStages)
         log_warning("the trace is full after {} steps; later steps are not in it", traced_.size());

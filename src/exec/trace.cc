@@ -37,14 +37,19 @@ std::string chrome_events(int rank, const std::vector<TracedStep>& steps, int64_
     for (size_t s = 0; s < step.program->stages.size(); ++s) {
       const Stage& stage = step.program->stages[s];
       const StageTime& time = step.times[s];
+      const std::string expert_rows =
+          stage.kind == "experts" && !step.expert_rows.empty()
+              ? fmt::format(R"("expert_rows":{},)", step.expert_rows[static_cast<size_t>(stage.micro_batch)]
+                                                                    [static_cast<size_t>(stage.layer)])
+              : "";
       fmt::format_to(
           put,
           ",\n"
           R"({{"ph":"X","pid":{},"tid":{},"name":"{}","cat":"b{}","ts":{:.3f},"dur":{:.3f},)"
-          R"("args":{{"step":{},"layer":{},"micro_batch":{},"rows":{},"wait_us":{:.3f},"schedule":"{}"}}}})",
+          R"("args":{{"step":{},"layer":{},"micro_batch":{},"rows":{},{}"wait_us":{:.3f},"schedule":"{}"}}}})",
           rank, static_cast<int>(stage.lane), stage.kind, stage.micro_batch, us(time.start_ns),
           static_cast<double>(time.end_ns - time.start_ns) * 1e-3, step.step, stage.layer, stage.micro_batch,
-          step.rows.empty() ? 0 : step.rows[static_cast<size_t>(stage.micro_batch)],
+          step.rows.empty() ? 0 : step.rows[static_cast<size_t>(stage.micro_batch)], expert_rows,
           static_cast<double>(time.wait_ns) * 1e-3, step.program->schedule);
       for (int w : step.program->waits[s]) {
         const Stage& from = step.program->stages[static_cast<size_t>(w)];

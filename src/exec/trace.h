@@ -20,6 +20,8 @@ struct TracedStep {
   std::vector<StageTime> times;  // by stage
   std::vector<int64_t> rows;     // rows of each micro-batch
   std::string decision;          // why it was cut so; where known (rank 0), an instant event at its start
+  // (row, expert) pairs of this rank's experts, by micro-batch and layer: how evenly the router spread them.
+  std::vector<std::vector<int64_t>> expert_rows;
 };
 
 /// The events of one rank, comma-separated, without brackets: ranks' texts are joined by

@@ -269,13 +269,22 @@ PackedView packed_shape(std::span<const WeightView> parts, PackAs as) {
 }
 
 int64_t PackedView::panel_bytes() const {
-  return static_cast<int64_t>(packed_bytes(kPanelColumns, k, dtype, std::max<int64_t>(block, 4), offset));
+  return static_cast<int64_t>(
+      packed_bytes(kPanelColumns, std::max(k, panel_k), dtype, std::max<int64_t>(block, 4), offset));
 }
 
 PackedView PackedView::from_panel(int64_t first, int64_t columns) const {
   PackedView part = *this;
   part.data = static_cast<const std::byte*>(data) + first * panel_bytes();
   part.n = columns;
+  return part;
+}
+
+PackedView PackedView::first_k(int64_t count) const {
+  DUET_CHECK(count <= k && dtype != DType::kI8 && dtype != DType::kF8E4M3);
+  PackedView part = *this;
+  part.panel_k = std::max(k, panel_k);
+  part.k = count;
   return part;
 }
 

@@ -42,13 +42,17 @@ struct PackedView {
   int64_t n = 0;  // output features
   int64_t k = 0;  // input features
   Inputs inputs = Inputs::kFloat;
-  int32_t block = 0;   // f8e4m3: k that share a scale, a multiple of 4
-  int32_t offset = 0;  // f8e4m3: of k = 0 inside its block, a multiple of 4
+  int32_t block = 0;    // f8e4m3: k that share a scale, a multiple of 4
+  int32_t offset = 0;   // f8e4m3: of k = 0 inside its block, a multiple of 4
+  int64_t panel_k = 0;  // k that the panels have room for, where that is more
 
   /// Bytes from one panel to the next.
   int64_t panel_bytes() const;
   /// Panels [first, …) as a matrix of n columns.
   PackedView from_panel(int64_t first, int64_t columns) const;
+  /// The first `count` of k, f32, bf16 or f16. bf16 lies in pairs: the partner of an odd last one is
+  /// multiplied by 0.
+  PackedView first_k(int64_t count) const;
 };
 
 /// Bytes of a packed [n, k] matrix. `block`, `offset`: of f8e4m3.

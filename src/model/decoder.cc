@@ -47,6 +47,7 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
   for (Part& p : parts_) {
     p.send_counts.resize(static_cast<size_t>(shapes_.ranks));
     p.receive_counts.resize(static_cast<size_t>(shapes_.ranks));
+    p.expert_rows.resize(static_cast<size_t>(setup.config.num_hidden_layers));
     p.send_bytes.resize(static_cast<size_t>(shapes_.ranks));
     p.receive_bytes.resize(static_cast<size_t>(shapes_.ranks));
     if (shapes_.all_to_all) p.sent_rows.reserve(static_cast<size_t>(setup.limits.max_rows + shapes_.ranks));

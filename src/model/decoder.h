@@ -22,6 +22,9 @@ class Decoder : public Model {
   void begin_step(const StepBatch& batch) final;
   std::span<const float> logits() const final;
   std::span<const BestToken> best_tokens() const final;
+  std::span<const int64_t> expert_rows(int micro_batch) const final {
+    return parts_[static_cast<size_t>(micro_batch)].expert_rows;
+  }
 
  protected:
   /// `attention_scratch`: bytes that the projections of kProjectionRows rows and the attention itself take,
@@ -47,6 +50,7 @@ class Decoder : public Model {
     std::vector<int32_t> send_counts, receive_counts;  // rows per rank
     std::vector<int64_t> send_bytes, receive_bytes;    // of their choices
     std::vector<int32_t> sent_rows;                    // owned row of each sent row
+    std::vector<int64_t> expert_rows;                  // (row, expert) pairs, by layer
   };
   // At most kProjectionRows rows on their way into attention.
   struct AttentionInput {
@@ -98,10 +102,11 @@ class Decoder : public Model {
   void choose_experts(const RowSet& r, const MoeWeights& w, ConstRows h);
   void pack_dispatch(Part& p, const RowSet& r, ConstRows own_rows);
   void dispatch(Part& p, const RowSet& r);
-  void received_experts(Part& p, const RowSet& r, const MoeWeights& w);
+  void received_experts(Part& p, const RowSet& r, const MoeWeights& w, size_t layer);
   void combine(Part& p, const RowSet& r);
   void merge(Part& p, const RowSet& r, bool has_shared);
-  void local_experts(Part& p, const RowSet& r, const MoeWeights& w, ConstRows x, int64_t rows, Rows out);
+  void local_experts(Part& p, const RowSet& r, const MoeWeights& w, size_t layer, ConstRows x, int64_t rows,
+                     Rows out);
 
   Part& part_of(const Stages& s) { return parts_[static_cast<size_t>(s.micro_batch())]; }
   /// This rank's share of the rows in `view`.

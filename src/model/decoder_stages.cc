@@ -156,8 +156,9 @@ void Decoder::record_moe_all_reduce(Stages& s, const FeedForwardWeights& w, RowS
       std::memset(r.v.part.data, 0, static_cast<size_t>(r.v.part.rows * r.v.part.cols) * sizeof(float));
     }
   });
+  const auto layer = static_cast<size_t>(s.layer());
   s.compute("experts", {h, choice, part}, {part},
-            [this, &p, &r, &w] { local_experts(p, r, w.routed, r.v.h, r.count, r.v.part); });
+            [this, &p, &r, &w, layer] { local_experts(p, r, w.routed, layer, r.v.h, r.count, r.v.part); });
   s.collective("mlp_reduce", {part, x}, {x}, [this, &r] { setup_.comm->all_reduce_add(r.v.part, r.v.x); });
 }
 
@@ -176,12 +177,13 @@ void Decoder::choose_experts(const RowSet& r, const MoeWeights& w, ConstRows h) 
 }
 
 // out [rows, hidden] += the weighted outputs of the experts that live here, in expert order.
-void Decoder::local_experts(Part& p, const RowSet& r, const MoeWeights& w, ConstRows x, int64_t rows,
-                            Rows out) {
+void Decoder::local_experts(Part& p, const RowSet& r, const MoeWeights& w, size_t layer, ConstRows x,
+                            int64_t rows, Rows out) {
   p.groups = group_by_expert(r.v.expert_ids, r.v.expert_weights, rows, static_cast<int>(shapes_.top_k),
                              static_cast<int32_t>(shapes_.experts.begin),
                              static_cast<int32_t>(shapes_.experts.size()), r.v.group_offsets, r.v.group_rows,
                              r.v.group_weights);
+  p.expert_rows[layer] = p.groups.offsets.back();
   experts(cx(), x, w.experts, p.groups, out);
 }
 

@@ -24,8 +24,9 @@ void Decoder::record_moe_all_to_all(Stages& s, const FeedForwardWeights& w, RowS
   s.compute("shared", {h}, {part}, [this, &r, &w] {
     if (w.routed.has_shared) mlp(cx(), own(r, r.v.h), w.routed.shared, own(r, r.v.part));
   });
+  const auto layer = static_cast<size_t>(s.layer());
   s.compute("experts", {received}, {choice, result},
-            [this, &p, &r, &w] { received_experts(p, r, w.routed); });
+            [this, &p, &r, &w, layer] { received_experts(p, r, w.routed, layer); });
   s.collective("combine", {result}, {back}, [this, &p, &r] { combine(p, r); });
   s.compute("merge", {back, part, x, send}, {part, x},
             [this, &p, &r, &w] { merge(p, r, w.routed.has_shared); });
@@ -72,7 +73,7 @@ void Decoder::dispatch(Part& p, const RowSet& r) {
 }
 
 // The rows that came: each rank's, in rank order, through the experts that live here.
-void Decoder::received_experts(Part& p, const RowSet& r, const MoeWeights& w) {
+void Decoder::received_experts(Part& p, const RowSet& r, const MoeWeights& w, size_t layer) {
   const int64_t top_k = shapes_.top_k;
   int64_t rows = 0;
   for (int32_t count : p.receive_counts) rows += count;
@@ -83,7 +84,7 @@ void Decoder::received_experts(Part& p, const RowSet& r, const MoeWeights& w) {
   }
   const Rows out = r.v.result.row_slice(0, rows);
   std::memset(out.data, 0, static_cast<size_t>(rows * out.cols) * sizeof(float));
-  local_experts(p, r, w, r.v.received.row_slice(0, rows), rows, out);
+  local_experts(p, r, w, layer, r.v.received.row_slice(0, rows), rows, out);
 }
 
 void Decoder::combine(Part& p, const RowSet& r) {

@@ -53,6 +53,9 @@ class Model {
   virtual std::span<const float> logits() const = 0;
   /// Rank 0: one entry per logits row. Where its id is not kWholeRow the row of logits() is unspecified.
   virtual std::span<const BestToken> best_tokens() const = 0;
+  /// By layer: the (row, expert) pairs that the experts of this rank worked on in the last step, of one
+  /// micro-batch: how evenly the router spread it. 0 for a layer without experts.
+  virtual std::span<const int64_t> expert_rows(int micro_batch) const = 0;
 };
 
 /// Loads and packs this rank's shard on the calling thread; the family follows from the architecture.

@@ -31,6 +31,7 @@ class Stages {
   void begin_micro_batch(int micro_batch);
   void begin_layer(int layer) { layer_ = layer; }
   int micro_batch() const { return micro_batch_; }
+  int layer() const { return layer_; }
 
   /// This micro-batch's rows of a buffer, by name; the same id for the same name.
   BufferId buffer(const std::string& name);

@@ -249,6 +249,31 @@ TEST(Trace, WithoutWaitsTheGapsCount) {
   EXPECT_EQ(summarize_trace(trace.dump(), "t").steps, 1);
 }
 
+TEST(Trace, ExpertLoadsOfRanks) {
+  json trace = json::parse(kTrace);
+  EXPECT_EQ(summarize_trace(trace.dump(), "t").expert_skew, 0);
+  EXPECT_THAT(to_text(summarize_trace(trace.dump(), "t")), testing::Not(HasSubstr("expert load")));
+  const auto add = [&](int rank, int layer, int64_t pairs) {
+    trace["traceEvents"].push_back(
+        {{"ph", "X"},
+         {"pid", rank},
+         {"tid", 0},
+         {"name", "experts"},
+         {"ts", 30},
+         {"dur", 1},
+         {"args", {{"step", 1}, {"layer", layer}, {"micro_batch", 0}, {"expert_rows", pairs}}}});
+  };
+  add(0, 1, 30);
+  add(1, 1, 10);
+  add(0, 2, 0);
+  add(1, 2, 40);
+  const TraceSummary s = summarize_trace(trace.dump(), "t");
+  EXPECT_DOUBLE_EQ(s.expert_skew, 50.0 / 40);
+  EXPECT_DOUBLE_EQ(s.worst_expert_skew, 2);
+  EXPECT_EQ(s.worst_expert_layer, 2);
+  EXPECT_THAT(to_text(s), HasSubstr("expert load    1.25 of the mean on the busiest rank; layer 2: 2.00"));
+}
+
 TEST(Trace, VerbPrintsAndWritesJson) {
   const TempDir dir;
   const std::string path = dir.write("t.json", kTrace);

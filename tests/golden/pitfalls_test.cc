@@ -49,7 +49,9 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 
@@ -330,6 +332,36 @@ TEST(SkewedRouter, HotExpertsIdleExpertsAndIdleRanks) {
       }
     }
   }
+}
+
+// Who routes badly sees it in the trace: how many (row, expert) pairs each rank's experts got.
+TEST(SkewedRouter, IsShownInTheTrace) {
+  const ChangedCheckpoint checkpoint("v3-tiny", [](const std::string& name, std::span<float> values) {
+    if (!name.ends_with("e_score_correction_bias")) return;
+    for (size_t e : {0, 1, 2, 3}) values[e] += 50.0F;  // the experts of the first of four ranks
+  });
+  RankOptions options = options_for(checkpoint.dir(), 4, ExpertPath::kAllToAll);
+  options.trace = true;
+  const auto group = RankGroup::start(options);
+  Cut on;
+  on.micro_batches = 2;
+  on.overlap = true;
+  run_prompts(*group, {random_tokens(24, 256, 33)}, on);
+  const std::string path = checkpoint.dir() + "/trace.json";
+  group->write_trace(path);
+  const nlohmann::json trace = nlohmann::json::parse(std::ifstream(path));
+  std::map<int, int64_t> pairs;  // by rank
+  int slices = 0;
+  for (const auto& event : trace["traceEvents"]) {
+    if (event["ph"] != "X" || event["name"] != "experts") continue;
+    pairs[event["pid"]] += event["args"]["expert_rows"].get<int64_t>();
+    ++slices;
+  }
+  EXPECT_GT(slices, 0);
+  EXPECT_GE(pairs[0], 24 * 4);  // four experts of a row, at least one layer with all rows
+  EXPECT_EQ(pairs[1], 0);
+  EXPECT_EQ(pairs[2], 0);
+  EXPECT_EQ(pairs[3], 0);
 }
 
 // ---- the recorded programs ----------------------------------------------------------------------

@@ -98,14 +98,14 @@ void pack_keys(const RowKernels& kernels, Rounding rounding, const float* a, int
 }
 
 void pack_values(const RowKernels& kernels, Rounding rounding, const float* values, int64_t stride, int64_t n,
-                 int64_t keys, std::byte* temp, void* out) {
+                 int64_t keys, int64_t room, std::byte* temp, void* out) {
   if (tile_dtype(rounding) == DType::kBf16) {
     auto* rows = reinterpret_cast<bf16_t*>(temp);
     for (int64_t key = 0; key < keys; ++key) {
       f32_to_bf16(values + key * stride, rows + key * n, static_cast<size_t>(n));
     }
     kernels.pack_rows_bf16(reinterpret_cast<const uint16_t*>(temp), n, keys, n, static_cast<uint16_t*>(out),
-                           value_panel(Rounding::kBf16, keys));
+                           value_panel(Rounding::kBf16, room));
     return;
   }
   if (rounding == Rounding::kF16) {
@@ -117,7 +117,7 @@ void pack_values(const RowKernels& kernels, Rounding rounding, const float* valu
     values = rows;
     stride = n;
   }
-  kernels.pack_rows_f32(values, stride, keys, n, static_cast<float*>(out), value_panel(rounding, keys));
+  kernels.pack_rows_f32(values, stride, keys, n, static_cast<float*>(out), value_panel(rounding, room));
 }
 
 bool any_spoilt(Rounding rounding, const float* values, int64_t stride, int64_t n, int64_t keys) {

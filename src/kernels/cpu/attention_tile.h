@@ -71,9 +71,10 @@ void store_rounded(const RowKernels& kernels, Rounding rounding, const float* fr
 /// n = keys, k = na + nb. `temp`: key_temp_bytes(na + nb).
 void pack_keys(const RowKernels& kernels, Rounding rounding, const float* a, int64_t lda, int64_t na,
                const float* b, int64_t ldb, int64_t nb, int64_t keys, std::byte* temp, void* out);
-/// Packs values [keys, n] (row-major) as weights with n = n, k = keys. `temp`: keys · n floats.
+/// Packs values [keys, n] (row-major) as weights with n = n, k = keys, in panels with room for `room` keys.
+/// `temp`: keys · n floats.
 void pack_values(const RowKernels& kernels, Rounding rounding, const float* values, int64_t stride, int64_t n,
-                 int64_t keys, std::byte* temp, void* out);
+                 int64_t keys, int64_t room, std::byte* temp, void* out);
 
 /// Elements of a panel of packed values, `keys` long.
 inline int64_t value_panel(Rounding rounding, int64_t keys) {

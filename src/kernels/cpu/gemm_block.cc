@@ -158,7 +158,7 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
                 rows,
                 static_cast<const std::byte*>(w.data),
                 kPanelColumns * element * (tiles.pairs ? 2 : 1),
-                static_cast<int64_t>(packed_bytes(kPanelColumns, w.k, w.dtype)),
+                w.panel_bytes(),
                 w.n,
                 c - row0 * ldc - panel0 * kPanelColumns,
                 ldc};

@@ -12,7 +12,6 @@ namespace {
 using attention::Carver;
 
 constexpr int64_t kTile = 128;       // keys: an output row is rescaled once per tile
-constexpr int64_t kChunk = 64;       // keys of one product with values; the diagonal skips whole chunks
 constexpr int64_t kSegment = 1024;   // keys, whole tiles; joining costs a thousandth of computing one
 constexpr int64_t kBlockRows = 512;  // query rows that share the packing of a tile (then 3 % of the work)
 constexpr int64_t kSubRows = 64;     // rows per product: scores stay in the first-level caches
@@ -59,15 +58,14 @@ int64_t most_tokens(const GqaShape& s) {
 }
 
 struct Scratch {
-  std::byte* raw;   // [kTile, 2 · head_dim] as it lies in the cache, or f32
-  std::byte* temp;  // of the packers
-  std::byte* keys;  // packed [kTile, head_dim]
-  std::byte* values;
-  int64_t value_bytes;  // of one packed chunk
-  float* q;             // [block rows, head_dim]
-  float* scores;        // [sub rows, kTile]
-  float* correction;    // [sub rows]
-  State state, part;    // of the block: all segments so far, and a later one
+  std::byte* raw;     // [kTile, 2 · head_dim] as it lies in the cache, or f32
+  std::byte* temp;    // of the packers
+  std::byte* keys;    // packed [kTile, head_dim]
+  std::byte* values;  // packed [head_dim, kTile]
+  float* q;           // [block rows, head_dim]
+  float* scores;      // [sub rows, kTile]
+  float* correction;  // [sub rows]
+  State state, part;  // of the block: all segments so far, and a later one
   std::byte* gemm;
 };
 
@@ -84,16 +82,15 @@ Scratch carve(const GqaShape& s, Carver& c) {
   Scratch t;
   t.raw = c.take<std::byte>(kTile * 2 * hd * int64_t{sizeof(float)});
   t.temp = c.take<std::byte>(std::max<int64_t>(static_cast<int64_t>(attention::key_temp_bytes(hd)),
-                                               kChunk * hd * int64_t{sizeof(float)}));
+                                               kTile * hd * int64_t{sizeof(float)}));
   t.keys = c.take<std::byte>(static_cast<int64_t>(packed_bytes(kTile, hd, DType::kF32)));
-  t.value_bytes = static_cast<int64_t>(packed_bytes(hd, kChunk, DType::kF32));
-  t.values = c.take<std::byte>(t.value_bytes * (kTile / kChunk));
+  t.values = c.take<std::byte>(static_cast<int64_t>(packed_bytes(hd, kTile, DType::kF32)));
   t.q = c.take<float>(block * hd);
   t.scores = c.take<float>(sub * kTile);
   t.correction = c.take<float>(sub);
   t.state = carve_state(block, hd, c);
   t.part = carve_state(block, hd, c);
-  const size_t gemm = std::max(gemm_scratch_bytes(sub, kTile, hd, 1), gemm_scratch_bytes(sub, hd, kChunk, 1));
+  const size_t gemm = std::max(gemm_scratch_bytes(sub, kTile, hd, 1), gemm_scratch_bytes(sub, hd, kTile, 1));
   t.gemm = c.take<std::byte>(static_cast<int64_t>(gemm));
   return t;
 }
@@ -136,36 +133,29 @@ Scratch scratch_of(const Job& job, const Shared& g, int thread) {
 
 // ---- a tile of keys and values ----------------------------------------------------------------
 
-/// Values [first, first + n) of a packed tile that has `keys`, n ≤ kChunk, all of one chunk: from rows of
-/// keys and values as they lie in the cache.
-void pack_values_as_they_lie(const Job& job, const std::byte* rows, int64_t first, int64_t n, int64_t keys,
+/// Values [first, first + n) of the tile, `first` even: from rows of keys and values as they lie in the
+/// cache.
+void pack_values_as_they_lie(const Job& job, const std::byte* rows, int64_t first, int64_t n,
                              const Scratch& t) {
-  const int64_t hd = job.shape.head_dim, c = first / kChunk * kChunk;
-  const int64_t panel = attention::value_panel(job.cx.rounding, std::min(kChunk, keys - c));
-  std::byte* chunk = t.values + c / kChunk * t.value_bytes;
-  const int64_t at = (first - c) * kPanelColumns;
+  const int64_t hd = job.shape.head_dim, at = first * kPanelColumns;
+  const int64_t panel = attention::value_panel(job.cx.rounding, kTile);
   if (job.cache.dtype == DType::kBf16) {
     job.rows.pack_rows_bf16(reinterpret_cast<const uint16_t*>(rows) + hd, 2 * hd, n, hd,
-                            reinterpret_cast<uint16_t*>(chunk) + at, panel);
+                            reinterpret_cast<uint16_t*>(t.values) + at, panel);
   } else {
     job.rows.pack_rows_f32(reinterpret_cast<const float*>(rows) + hd, 2 * hd, n, hd,
-                           reinterpret_cast<float*>(chunk) + at, panel);
+                           reinterpret_cast<float*>(t.values) + at, panel);
   }
 }
 
-/// The first `keys` values of the tile in t.raw, chunk by chunk.
-void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t) {
+/// The first `keys` values of the tile in t.raw.
+void pack_values(const Job& job, int64_t keys, const Scratch& t) {
   const int64_t hd = job.shape.head_dim;
-  for (int64_t c = 0; c < keys; c += kChunk) {
-    const int64_t n = std::min(kChunk, keys - c);
-    if (job.direct()) {
-      const int64_t row_bytes = 2 * hd * static_cast<int64_t>(dtype_bytes(job.cache.dtype));
-      pack_values_as_they_lie(job, t.raw + c * row_bytes, c, n, keys, t);
-    } else {
-      const auto* values = reinterpret_cast<const float*>(t.raw) + c * 2 * hd + hd;
-      attention::pack_values(job.rows, job.cx.rounding, values, 2 * hd, hd, n, t.temp,
-                             t.values + c / kChunk * t.value_bytes);
-    }
+  if (job.direct()) {
+    pack_values_as_they_lie(job, t.raw, 0, keys, t);
+  } else {
+    attention::pack_values(job.rows, job.cx.rounding, reinterpret_cast<const float*>(t.raw) + hd, 2 * hd, hd,
+                           keys, kTile, t.temp, t.values);
   }
 }
 
@@ -179,7 +169,7 @@ void pack_tile(const Job& job, const Block& block, int64_t first, int64_t keys, 
     auto* raw = reinterpret_cast<float*>(t.raw);
     attention::load_rows(job.rows, cache, block.table, first, keys, raw);
     attention::pack_keys(job.rows, job.cx.rounding, raw, 2 * hd, hd, raw, 0, 0, keys, t.temp, t.keys);
-    pack_value_chunks(job, keys, t);
+    pack_values(job, keys, t);
     return;
   }
   // A panel of keys lies in one block: it is read where it is. (Measured: with AVX2, rows of f32 that come
@@ -197,7 +187,7 @@ void pack_tile(const Job& job, const Block& block, int64_t first, int64_t keys, 
     const std::byte* rows =
         in_place ? attention::row_at(cache, block.table, first + key) : t.raw + key * cache.row_bytes();
     job.rows.pack_columns(reinterpret_cast<const uint32_t*>(rows), 2 * units, n, units, to + key * units);
-    pack_values_as_they_lie(job, rows, key, n, keys, t);
+    pack_values_as_they_lie(job, rows, key, n, t);
   }
 }
 
@@ -218,29 +208,6 @@ bool spoilt_values(const Job& job, int64_t keys, const Scratch& t) {
 
 // ---- query rows against a tile ----------------------------------------------------------------
 
-/// Scores of `tokens` tokens → probabilities; token 0 sees the first `first_valid` keys of the tile.
-void soften(const Job& job, int64_t tokens, int64_t first_valid, int64_t keys, bool fresh, const State& into,
-            const Scratch& t) {
-  const int64_t group = job.shape.group();
-  SoftmaxTile tile;
-  tile.stride = kTile;
-  tile.keys = keys;
-  tile.step = 0;
-  tile.scale = job.shape.scale;
-  tile.first = fresh;
-  for (int64_t i = 0; i < tokens;) {
-    tile.first_valid = std::min(keys, first_valid + i);
-    const int64_t alike = tile.first_valid == keys ? tokens - i : 1;  // tokens that see as much
-    tile.rows = alike * group;
-    tile.scores = t.scores + i * group * kTile;
-    tile.max = into.max + i * group;
-    tile.sum = into.sum + i * group;
-    tile.correction = t.correction + i * group;
-    job.rows.softmax(tile);
-    i += alike;
-  }
-}
-
 /// Tokens [r, r + tokens) of the block against a packed tile, of which `keys` are multiplied.
 void attend(const Job& job, const Block& block, int64_t r, int64_t tokens, int64_t first, int64_t keys,
             bool fresh, const State& state, const Scratch& t) {
@@ -251,19 +218,31 @@ void attend(const Job& job, const Block& block, int64_t r, int64_t tokens, int64
   const State into = state.from(row, hd);
   gemm_single(job.cx.level, job.cx.rounding, {t.q + row * hd, rows, hd}, {t.keys, dtype, seen, hd},
               {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
-  soften(job, tokens, first_valid, std::min(keys, attention::round_up(seen, kChunk)), fresh, into, t);
+  SoftmaxTile tile;
+  tile.scores = t.scores;
+  tile.stride = kTile;
+  tile.rows = rows;
+  tile.keys = seen;
+  tile.first_valid = first_valid;
+  tile.step = 1;
+  tile.alike = job.shape.group();
+  tile.scale = job.shape.scale;
+  tile.first = fresh;
+  tile.max = into.max;
+  tile.sum = into.sum;
+  tile.correction = t.correction;
+  job.rows.softmax(tile);
   if (!fresh) {
     for (int64_t i = 0; i < rows; ++i) {
       float* out = into.out + i * hd;
       if (!(t.correction[i] == 1.0f)) job.rows.scale(out, t.correction[i], hd, out);
     }
   }
-  for (int64_t c = 0; c < seen; c += kChunk) {
-    const int64_t n = std::min(kChunk, keys - c);
-    gemm_single(job.cx.level, job.cx.rounding, {t.scores + c, rows, n, kTile},
-                {t.values + c / kChunk * t.value_bytes, dtype, hd, n}, {into.out, rows, hd},
-                fresh && c == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
-  }
+  // Only what the last of these tokens sees: to the others the rest would add products with 0, which change
+  // nothing.
+  const PackedView values{t.values, dtype, hd, kTile};
+  gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, seen, kTile}, values.first_k(seen),
+              {into.out, rows, hd}, fresh ? Accumulate::kNo : Accumulate::kYes, t.gemm);
 }
 
 /// All keys of one segment that the block sees, into `into`.
@@ -278,10 +257,10 @@ void run_segment(const Job& job, const Block& block, int64_t segment, const Stat
     if (whole > r && spoilt_values(job, keys, t)) {
       for (; r < whole; ++r) {
         const int64_t seen = block.position + r - first + 1;
-        pack_value_chunks(job, seen, t);
+        pack_values(job, seen, t);
         attend(job, block, r, 1, first, seen, first == begin, into, t);
       }
-      pack_value_chunks(job, keys, t);
+      pack_values(job, keys, t);
     }
     for (const int64_t step = sub_tokens(job.shape); r < block.tokens; r += step) {
       attend(job, block, r, std::min(step, block.tokens - r), first, keys, first == begin, into, t);

@@ -121,7 +121,7 @@ void pack_latents(const Job& job, const Token& token, int64_t first, int64_t key
     attention::load_rows(job.rows, job.cache_rows(), token.table, first, keys, t.latent);
     attention::pack_keys(job.rows, job.cx.rounding, t.latent, width, s.lora, t.latent + s.lora, width, s.rope,
                          keys, t.temp, t.keys);
-    attention::pack_values(job.rows, job.cx.rounding, t.latent, width, s.lora, keys, t.temp, t.values);
+    attention::pack_values(job.rows, job.cx.rounding, t.latent, width, s.lora, keys, keys, t.temp, t.values);
     return;
   }
   // The usual case: the cache holds just what the product reads.

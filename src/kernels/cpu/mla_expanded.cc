@@ -10,8 +10,7 @@ namespace duet {
 
 namespace {
 
-constexpr int64_t kTile = 128;  // keys: a query row is rounded and an output row rescaled once per tile
-constexpr int64_t kChunk = 64;  // keys of one product with values; the causal diagonal skips whole chunks
+constexpr int64_t kTile = 128;        // keys: a query row is rounded and an output row rescaled once per tile
 constexpr int64_t kRowBlock = 1024;   // rows that share an expansion
 constexpr int64_t kMinRowBlock = 64;  // below, expansion is nearly all of the work
 constexpr int64_t kSubRows = 64;      // rows per product: scores stay in the first-level caches
@@ -20,15 +19,14 @@ constexpr int64_t kHeadGroup = 4;     // heads that share the reading of a tile
 int64_t key_bytes(const MlaShape& s, DType dtype) {
   return attention::round_up(static_cast<int64_t>(packed_bytes(kTile, s.nope + s.rope, dtype)), 64);
 }
-int64_t value_bytes(const MlaShape& s, DType dtype) {  // of a chunk
-  return attention::round_up(static_cast<int64_t>(packed_bytes(s.v, kChunk, dtype)), 64);
+int64_t value_bytes(const MlaShape& s, DType dtype) {
+  return attention::round_up(static_cast<int64_t>(packed_bytes(s.v, kTile, dtype)), 64);
 }
 
-/// A head's packed keys [kTile, nope + rope] and values, chunk by chunk [v, kChunk].
+/// A head's packed keys [kTile, nope + rope] and values [v, kTile].
 struct PackedTile {
   std::byte* keys = nullptr;
   std::byte* values = nullptr;
-  int64_t value_bytes = 0;  // from one chunk to the next
 };
 
 }  // namespace
@@ -38,7 +36,7 @@ class TileRoom {
  public:
   static int64_t head_bytes(const MlaShape& s, Rounding rounding) {
     const DType dtype = attention::tile_dtype(rounding);
-    return key_bytes(s, dtype) + kTile / kChunk * value_bytes(s, dtype);
+    return key_bytes(s, dtype) + value_bytes(s, dtype);
   }
   /// The tiles of a sequence in a layer; those of another layer are dropped.
   static std::vector<int32_t>& slots_of(ExpandedTiles& tiles, const void* layer, const int32_t* block_table) {
@@ -56,7 +54,7 @@ class TileRoom {
                          int64_t head) {
     const DType dtype = attention::tile_dtype(rounding);
     std::byte* at = tiles.data_.data() + slot * tiles.slot_bytes_ + head * head_bytes(s, rounding);
-    return {at, at + key_bytes(s, dtype), value_bytes(s, dtype)};
+    return {at, at + key_bytes(s, dtype)};
   }
   static uint8_t& spoilt(ExpandedTiles& tiles, const MlaShape& s, int32_t slot, int64_t head) {
     return tiles.spoilt_[static_cast<size_t>(slot * s.heads + head)];
@@ -101,17 +99,16 @@ Scratch carve(const MlaShape& s, Carver& c) {
   t.latent = c.take<float>(kTile * (s.lora + s.rope));
   t.expanded = c.take<float>(kTile * expanded_columns(s));
   t.temp = c.take<std::byte>(
-      std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(q_head)), kChunk * s.v * int64_t{sizeof(float)}));
+      std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(q_head)), kTile * s.v * int64_t{sizeof(float)}));
   t.tile.keys = c.take<std::byte>(key_bytes(s, DType::kF32));
-  t.tile.value_bytes = value_bytes(s, DType::kF32);
-  t.tile.values = c.take<std::byte>(t.tile.value_bytes * (kTile / kChunk));
+  t.tile.values = c.take<std::byte>(value_bytes(s, DType::kF32));
   t.scores = c.take<float>(kSubRows * kTile);
   t.correction = c.take<float>(kSubRows);
   t.max = c.take<float>(kHeadGroup * kRowBlock);
   t.sum = c.take<float>(kHeadGroup * kRowBlock);
-  const size_t gemm = std::max({gemm_scratch_bytes(kTile, expanded_columns(s), s.lora, 1),
-                                gemm_scratch_bytes(kSubRows, kTile, q_head, 1),
-                                gemm_scratch_bytes(kSubRows, s.v, kChunk, 1)});
+  const size_t gemm =
+      std::max({gemm_scratch_bytes(kTile, expanded_columns(s), s.lora, 1),
+                gemm_scratch_bytes(kSubRows, kTile, q_head, 1), gemm_scratch_bytes(kSubRows, s.v, kTile, 1)});
   t.gemm = c.take<std::byte>(static_cast<int64_t>(gemm));
   return t;
 }
@@ -171,14 +168,10 @@ Block find_block(const Job& job, const Cut& cut, std::span<const std::span<const
   return {};
 }
 
-/// The first `keys` of the expanded values, chunk by chunk.
-void pack_value_chunks(const Job& job, int64_t keys, const Scratch& t, const PackedTile& tile) {
-  const int64_t columns = expanded_columns(job.shape);
-  for (int64_t c = 0; c < keys; c += kChunk) {
-    attention::pack_values(job.rows, job.cx.rounding, t.expanded + c * columns + job.shape.nope, columns,
-                           job.shape.v, std::min(kChunk, keys - c), t.temp,
-                           tile.values + c / kChunk * tile.value_bytes);
-  }
+/// The first `keys` of the expanded values.
+void pack_values(const Job& job, int64_t keys, const Scratch& t, const PackedTile& tile) {
+  attention::pack_values(job.rows, job.cx.rounding, t.expanded + job.shape.nope, expanded_columns(job.shape),
+                         job.shape.v, keys, kTile, t.temp, tile.values);
 }
 
 /// Packs keys and values of one head for the tile whose latent rows are in t.latent.
@@ -190,7 +183,7 @@ void expand_head(const Job& job, int64_t head, int64_t keys, const Scratch& t, c
               {t.expanded, keys, columns}, Accumulate::kNo, t.gemm);
   attention::pack_keys(job.rows, job.cx.rounding, t.expanded, columns, s.nope, t.latent + s.lora, job.width(),
                        s.rope, keys, t.temp, tile.keys);
-  pack_value_chunks(job, keys, t, tile);
+  pack_values(job, keys, t, tile);
 }
 
 /// See attention::any_spoilt.
@@ -215,7 +208,7 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
   tile.scores = t.scores;
   tile.stride = kTile;
   tile.rows = rows;
-  tile.keys = std::min(keys, round_up(seen, kChunk));
+  tile.keys = seen;
   tile.first_valid = first_valid;
   tile.step = 1;
   tile.scale = s.scale;
@@ -230,12 +223,11 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
       if (!(t.correction[i] == 1.0f)) job.rows.scale(out.row(i), t.correction[i], s.v, out.row(i));
     }
   }
-  for (int64_t c = 0; c < seen; c += kChunk) {
-    const int64_t n = std::min(kChunk, keys - c);
-    gemm_single(job.cx.level, job.cx.rounding, {t.scores + c, rows, n, kTile},
-                {packed.values + c / kChunk * packed.value_bytes, dtype, s.v, n}, out,
-                first + c == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
-  }
+  // Only what the last of these rows sees: to the others the rest would add products with 0, which change
+  // nothing.
+  const PackedView values{packed.values, dtype, s.v, kTile};
+  gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, seen, kTile}, values.first_k(seen), out,
+              first == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
 }
 
 /// One head, one tile, for the rows of the block that see the tile. `shared`: packed for all, every value
@@ -249,10 +241,10 @@ void attend_tile(const Job& job, const Block& block, int64_t local_head, int64_t
   if (!shared && all_seen > begin && has_spoilt_values(job, keys, t)) {
     for (; r < all_seen; ++r) {
       const int64_t seen = block.position + r - first + 1;
-      pack_value_chunks(job, seen, t, tile);
+      pack_values(job, seen, t, tile);
       attend_rows(job, block, local_head, r, 1, first, seen, t, tile);
     }
-    pack_value_chunks(job, keys, t, tile);
+    pack_values(job, keys, t, tile);
   }
   for (; r < block.rows; r += kSubRows) {
     attend_rows(job, block, local_head, r, std::min(kSubRows, block.rows - r), first, keys, t, tile);

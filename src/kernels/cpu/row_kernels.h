@@ -9,14 +9,18 @@
 
 namespace duet {
 
-/// One tile of scores → probabilities, with the running maximum and sum of each row.
+/// One tile of scores → probabilities, with the running maximum and sum of each row. The maximum may lag
+/// behind by a little (kLag in row_kernels_body.h): probabilities are then up to e^kLag, and the output so
+/// far need not be rescaled.
 struct SoftmaxTile {
   float* scores = nullptr;  // [rows, stride]; on return p, zeros from a row's last key to `keys`
   int64_t stride = 0;       // multiple of 16, ≥ keys
   int64_t rows = 0;
-  int64_t keys = 0;         // columns that the product with V reads
-  int64_t first_valid = 0;  // row i sees columns [0, min(keys, first_valid + i · step)), at least one
-  int64_t step = 0;         // 1: causal rows; 0: rows are heads of one token
+  int64_t keys = 0;  // columns that the product with V reads
+  int64_t first_valid =
+      0;             // row i sees columns [0, min(keys, first_valid + ⌊i / alike⌋ · step)), at least one
+  int64_t step = 0;  // 1: causal rows; 0: rows are heads of one token
+  int64_t alike = 1;  // rows of one token
   float scale = 1.0f;
   bool first = false;           // no earlier tile: max and sum are written, not read
   float* max = nullptr;         // [rows]

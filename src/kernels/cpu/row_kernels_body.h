@@ -106,11 +106,15 @@ float max_row(const float* x, int64_t n) {
   return lane_max(m);
 }
 
+/// A new maximum that exceeds the old one by less is not worth rescaling the output for: nothing in float
+/// arithmetic suffers from probabilities of e^4.
+constexpr float kLag = 4.0f;
+
 void softmax_tile(const SoftmaxTile& t) {
   const Lanes scale = splat(t.scale);
   for (int64_t row = 0; row < t.rows; ++row) {
     float* s = t.scores + row * t.stride;
-    const int64_t seen = t.first_valid + row * t.step;
+    const int64_t seen = t.first_valid + row / t.alike * t.step;
     const int64_t valid = seen < t.keys ? seen : t.keys;
     const int64_t whole = valid / kLanes * kLanes;
     Lanes peak = splat(-__builtin_inff());
@@ -125,7 +129,7 @@ void softmax_tile(const SoftmaxTile& t) {
       peak = larger(peak, v);
     }
     float top = lane_max(peak);
-    if (!t.first && t.max[row] > top) top = t.max[row];
+    if (!t.first && t.max[row] > top - kLag) top = t.max[row];
     const Lanes shift = splat(top);
     Lanes total = splat(0.0f);
     for (int64_t j = 0; j < whole; j += kLanes) {
