@@ -21,6 +21,7 @@ constexpr int64_t kDecodeContext = 256;
 // Small steps vary, and cost nothing to repeat.
 constexpr int64_t kRepeatBelowNs = 100'000'000;
 constexpr int kRepeats = 3;
+constexpr int kPairs = 2;
 // Whole rows of logits are long and cost in proportion: few tell enough, and over a slow link many would take
 // the time that larger steps need.
 constexpr int64_t kMostWholeRows = 16;
@@ -96,20 +97,25 @@ class Calibration {
       // Blocks of the KV cache that nobody has written yet are memory that the kernel has not given yet, 2
       // MiB at a time: that is no cost of a stage.
       if (phase == ProbePhase::kDecode && rows > 4) measure(s, 1, false);
-      longest = std::max(longest, repeat(s, 1));
+      longest = std::max(longest, repeat(s));
       // Rows of which all logits travel.
       if (phase == ProbePhase::kDecode && rows <= kMostWholeRows) measure(s, 1, true, true);
     }
     return longest < kLongStepNs && now_ns() - start_ < kBudgetNs;
   }
 
+  // In turns with steps that are not: only neighbours in time can be compared.
   void overlapped(ProbePhase phase, int64_t rows, int parts) {
-    repeat(shape(phase, rows, phase == ProbePhase::kDecode ? kDecodeContext : 0), parts);
+    const ProbeShape s = shape(phase, rows, phase == ProbePhase::kDecode ? kDecodeContext : 0);
+    for (int i = 0; i < kPairs; ++i) {
+      measure(s, 1, true);
+      measure(s, parts, true);
+    }
   }
 
-  int64_t repeat(const ProbeShape& s, int parts) {
-    int64_t ns = measure(s, parts, true);
-    for (int i = 1; i < kRepeats && ns < kRepeatBelowNs; ++i) ns = std::max(ns, measure(s, parts, true));
+  int64_t repeat(const ProbeShape& s) {
+    int64_t ns = measure(s, 1, true);
+    for (int i = 1; i < kRepeats && ns < kRepeatBelowNs; ++i) ns = std::max(ns, measure(s, 1, true));
     return ns;
   }
 

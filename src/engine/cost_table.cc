@@ -13,6 +13,8 @@ constexpr double kMostSamples = 8;
 // Older samples of attention fade: what was measured a hundred steps ago hardly counts.
 constexpr double kFade = 0.97;
 constexpr double kMostWarmth = 0.3;
+constexpr double kMostPace = 2.5;
+constexpr int kFresh = 2;            // overlapped steps for which the pace of a sequential one holds
 constexpr double kStepNoise = 0.05;  // of the computing of equal steps
 constexpr double kUsuallyStolen = 0.02;
 int half_octave(double rows) {
@@ -42,6 +44,11 @@ void CostCurve::add(double rows, double value) {
   at->weight = std::min(at->weight + 1, kMostSamples);
   at->rows += (rows - at->rows) / at->weight;
   at->value += (value - at->value) / at->weight;
+}
+
+bool CostCurve::knows(double rows) const {
+  return std::any_of(points_.begin(), points_.end(),
+                     [&](const Point& p) { return half_octave(p.rows) == half_octave(rows); });
 }
 
 double CostCurve::line(double rows) const {
@@ -119,9 +126,30 @@ void CostTable::observe(const StageKinds& kinds, const std::vector<MicroBatchWor
     observe_overlapped(kinds, work, program, step);
 }
 
+void CostTable::follow_pace(double measured, double predicted) {
+  if (measured <= 0 || predicted <= 0) return;
+  pace_ = std::clamp(pace_ * std::sqrt(std::clamp(measured / predicted, 0.5, 2.0)), 1 / kMostPace, kMostPace);
+}
+
 void CostTable::observe_alone(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
                               const Program& program, const ObservedStep& step) {
   const size_t classes = kinds.classes();
+  // The pace shows in what was measured before; of a new size it is not known what it should take.
+  const std::vector<double> known =
+      stage_costs(program.stages, kinds, predict(kinds, work, /*overlapped=*/false));
+  double all = 0, measured = 0, predicted = 0;
+  for (size_t s = 0; s < known.size(); ++s) {
+    if (program.stages[s].lane != Lane::kCompute) continue;
+    const size_t kind = static_cast<size_t>(kinds.class_of(s)) / kRowSets;
+    const double rows = work[static_cast<size_t>(program.stages[s].micro_batch)]
+                            .rows[static_cast<size_t>(kinds.class_of(s)) % kRowSets];
+    all += double{step.busy_ns[s]};
+    if (kinds.kinds()[kind].attention || !curves_[kind].knows(rows)) continue;
+    measured += double{step.busy_ns[s]};
+    predicted += known[s];
+  }
+  if (measured > 0.5 * all) follow_pace(measured, predicted);
+  since_alone_ = 0;
   std::vector<double> ns(work.size() * classes), count(ns.size());
   for (size_t s = 0; s < program.stages.size(); ++s) {
     const size_t at =
@@ -133,10 +161,11 @@ void CostTable::observe_alone(const StageKinds& kinds, const std::vector<MicroBa
     const MicroBatchWork& w = work[at / classes];
     const size_t kind = at % classes / kRowSets, rows_of = at % kRowSets;
     if (count[at] == 0 || w.rows[rows_of] == 0) continue;
+    const double mean = ns[at] / count[at];
     if (kinds.kinds()[kind].attention)
-      attention_.add(w.attention[rows_of], ns[at] / count[at]);
+      attention_.add(w.attention[rows_of], mean / pace_);
     else
-      curves_[kind].add(w.rows[rows_of], ns[at] / count[at]);
+      curves_[kind].add(w.rows[rows_of], kinds.kinds()[kind].lane == Lane::kCompute ? mean / pace_ : mean);
   }
 }
 
@@ -153,7 +182,15 @@ void CostTable::observe_overlapped(const StageKinds& kinds, const std::vector<Mi
   }
   const double both = comm - step.exposed_ns;  // both lanes were busy
   const double rows = total_rows(work), part = rows / static_cast<double>(work.size());
-  if (both > 0.05 * comm) {
+  // Against a sequential step of long ago it would be the machine's moods that are learnt.
+  if (since_alone_++ >= kFresh) {
+    double expected = stolen(rows) * std::max(both, 0.0);
+    const std::vector<double> costs =
+        stage_costs(program.stages, kinds, predict(kinds, work, /*overlapped=*/true));
+    for (size_t s = 0; s < costs.size(); ++s)
+      if (program.stages[s].lane == Lane::kCompute) expected += costs[s];
+    follow_pace(compute, expected);
+  } else if (both > 0.05 * comm) {
     // (compute − compute_alone) / both, drawn to what is usual where a step's noise is more than all of that.
     const double noise = kStepNoise * compute, excess = compute - compute_alone;
     stolen_.add(rows,
@@ -169,7 +206,8 @@ std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector
                                       bool overlapped) const {
   const size_t classes = kinds.classes();
   const double part = total_rows(work) / static_cast<double>(std::max<size_t>(work.size(), 1));
-  const double delay = overlapped ? delay_.level(part, 0.0) : 0.0, pace = overlapped ? 1.0 - warm(part) : 1.0;
+  const double delay = overlapped ? delay_.level(part, 0.0) : 0.0,
+               pace = pace_ * (overlapped ? 1.0 - warm(part) : 1.0);
   std::vector<float> ns(work.size() * classes);
   for (size_t at = 0; at < ns.size(); ++at) {
     const MicroBatchWork& w = work[at / classes];

@@ -25,6 +25,8 @@ class CostCurve {
   bool empty() const { return points_.empty(); }
   /// Straight lines through the points; beyond the last one as steep as over the last factor of four.
   double line(double rows) const;
+  /// Whether steps of about so many rows were measured.
+  bool knows(double rows) const;
   /// The same, but level beyond the ends (for ratios); `otherwise` when nothing was measured.
   double level(double rows, double otherwise) const;
   const std::vector<Point>& points() const { return points_; }
@@ -93,6 +95,7 @@ class CostTable {
                           const Program& program, const ObservedStep& step);
 
   double warm(double rows) const;
+  void follow_pace(double measured, double predicted);
 
   std::vector<CostCurve> curves_;  // by kind
   AttentionFit attention_;
@@ -103,6 +106,12 @@ class CostTable {
   CostCurve delay_;
   CostCurve warmth_;  // by rows of a part: what it saves by never waiting, as so many rows' computing
   std::array<CostCurve, 2> drag_;
+  // How fast the machine computes now, as a factor on all computing: clocks and neighbours come and go within
+  // seconds, and what is learnt from steps before and after must still be comparable. Not kept between runs.
+  double pace_ = 1.0;
+  int since_alone_ = kLongAgo;  // overlapped steps since one that was not
+
+  static constexpr int kLongAgo = 1000;
   int64_t version_ = 0;
 };
 

@@ -309,8 +309,11 @@ void Planner::observe(const StepBatch& batch, const Program& program, const Obse
   };
   const double expected = costs_.empty() ? 0 : simulated() * costs_.drag(rows, batch.overlap);
   costs_.observe(kinds, work, program, step);
-  // Against what the table says now: what is left is not a stage's cost but ranks and lanes that wait.
-  if (const double now = simulated(); now > 0) costs_.observe_drag(rows, batch.overlap, step.step_ns / now);
+  // Against what the measured stages add up to: what is left is not a stage's cost but ranks and lanes that
+  // wait.
+  const std::vector<double> measured(step.busy_ns.begin(), step.busy_ns.end());
+  if (const double busy = simulate(program, measured).makespan_ns; busy > 0)
+    costs_.observe_drag(rows, batch.overlap, step.step_ns / busy);
   if (std::abs(step.step_ns - expected) > kMovedShare * expected) costs_.expire();
 }
 
