@@ -17,9 +17,9 @@ struct SoftmaxTile {
   int64_t stride = 0;       // multiple of 16, ≥ keys
   int64_t rows = 0;
   int64_t keys = 0;  // columns that the product with V reads
-  int64_t first_valid =
-      0;             // row i sees columns [0, min(keys, first_valid + ⌊i / alike⌋ · step)), at least one
-  int64_t step = 0;  // 1: causal rows; 0: rows are heads of one token
+  // Row i sees columns [0, min(keys, first_valid + ⌊i / alike⌋ · step)), at least one.
+  int64_t first_valid = 0;
+  int64_t step = 0;   // 1: causal rows; 0: rows are heads of one token
   int64_t alike = 1;  // rows of one token
   float scale = 1.0f;
   bool first = false;           // no earlier tile: max and sum are written, not read
