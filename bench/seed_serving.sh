@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
 # The benchmark that the overlap was first measured with, scaled to this machine: a server per way of overlap
-# (off, on, auto), the same load on each, on both expert paths. Ranks are threads with a shaped link.
-#   bench/seed_serving.sh [LINK]      e.g. 400mbit; choose it so that off spends 40 to 50 % on communication
+# (off, on, auto), the same load on each, on both expert paths.
+#   bench/seed_serving.sh [LINK]          two thread ranks with a shaped link
+#   bench/seed_serving.sh --hosts [LINK]  two hosts of one core each made of this machine (two_hosts.sh; root)
+# LINK is e.g. 400mbit; choose it so that off spends 40 to 50 % on communication.
 # Variables: DUET (build/duet), MODEL (a config.json or directory), INPUT (tokens of a prompt), PROMPTS,
 # CONCURRENCY, RATE, ROUNDS (of the three ways in turns), WAYS, PATHS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+hosts=no
+if [ "${1-}" = --hosts ]; then hosts=yes; shift; fi
 link=${1:-400mbit}
+# The ranks of `duet serve` go to these hosts, the client stays beside the first.
+if [ $hosts = yes ] && [ -z "${DUET_HOSTS-}" ]; then exec bench/two_hosts.sh --once 2 "$link" bench/seed_serving.sh --hosts "$link"; fi
 duet=${DUET:-build/duet} model=${MODEL:-models/configs/deepseek-678m.json}
 input=${INPUT:-512} prompts=${PROMPTS:-24} concurrency=${CONCURRENCY:-8} rate=${RATE:-5} rounds=${ROUNDS:-3}
 ways=${WAYS:-off on auto} paths=${PATHS:-all-reduce all-to-all}
@@ -18,10 +24,13 @@ finish() {
 }
 trap finish EXIT
 
+where=(--distributed_executor_backend mp --link-bandwidth "$link")
+[ $hosts = no ] || where=()
+
 start() { # way, path
   "$duet" serve --model="$model" --load-format dummy --dtype bfloat16 -q w8a8 -tp=2 --threads 1 --max-num-seqs 390 \
     --max-model-len $((input + 64)) --max-num-batched-tokens $((input * 2)) --block-size 128 \
-    --distributed_executor_backend mp --no-enable-prefix-caching --kv-cache-memory 512MiB --link-bandwidth "$link" \
+    "${where[@]}" --no-enable-prefix-caching --kv-cache-memory 512MiB \
     --expert-path "$2" --dbo "$1" --port 0 2> "$dir/$1.err" &
   servers[$1]=$!
   for _ in $(seq 1200); do

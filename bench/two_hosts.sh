@@ -6,8 +6,10 @@ set -euo pipefail
 
 usage() {
   cat >&2 <<'END'
-usage: bench/two_hosts.sh [--no-verify] [--mtu N] N_HOSTS RATE COMMAND...
+usage: bench/two_hosts.sh [--once] [--no-verify] [--mtu N] N_HOSTS RATE COMMAND...
   RATE         of each link, as tc spells it: 400mbit, 1gbit; or none: not shaped
+  --once       run COMMAND once, on the first host, with DUET_HOSTS and Open MPI's variables set so that what it
+               starts (duet serve) puts a rank on each host by itself
   --no-verify  do not measure the links before the run (about 2 s per host; needs a C++ compiler)
   --mtu N      bytes per packet, 576 to 32000; default 9000, above 1 Gbit/s 32000. The cores of this machine
                play the network cards too: a packet costs the shaper a timer and an interrupt, which a card
@@ -21,9 +23,10 @@ END
 say() { echo "two_hosts.sh: $*" >&2; }
 die() { say "$1"; exit "${2:-1}"; }
 
-verify=yes mtu=
+verify=yes mtu='' once=no
 while [[ ${1-} == -* ]]; do
   case $1 in
+    --once) once=yes ;;
     --no-verify) verify=no ;;
     --mtu) mtu=${2-}; shift ;;
     --mtu=*) mtu=${1#*=} ;;
@@ -214,9 +217,15 @@ if [ $verify = yes ] && [ "$rate" != none ] && [ "$hosts" -gt 1 ]; then
 fi
 
 list=$(for ((i = 0; i < hosts; ++i)); do printf '%s:1,' "$id-$i"; done)
-launch=("$mpirun" --allow-run-as-root --bind-to none --mca plm_rsh_agent "$dir/agent" --mca pml ob1
-  --mca btl 'tcp,self' --mca btl_tcp_if_include "$subnet.0/24" --mca oob_tcp_if_include "$subnet.0/24"
-  -n "$hosts" --host "${list%,}" "$@")
+list=${list%,}
+# shellcheck disable=SC2054 # the comma is Open MPI's
+launch=(env OMPI_MCA_plm_rsh_agent="$dir/agent" OMPI_MCA_pml=ob1 OMPI_MCA_btl=tcp,self
+  OMPI_MCA_btl_tcp_if_include="$subnet.0/24" OMPI_MCA_oob_tcp_if_include="$subnet.0/24")
+if [ $once = yes ]; then
+  launch+=(DUET_HOSTS="$list" "$@")
+else
+  launch+=("$mpirun" --allow-run-as-root --bind-to none -n "$hosts" --host "$list" "$@")
+fi
 # In the background, since bash runs a trap only between commands; input is rank 0's all the same.
 "$dir/agent" "$id-0" exec "$(printf '%q ' "${launch[@]}")" <&0 &
 child=$!

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing of the named groups of Debian 12 packages, after saying what; does
 # nothing, and needs no root, when all is there. Called by make and .ci/run.
-# usage: tools/install_deps.sh [build] [lint] [sanitize] [bench] [mpich]   (default: build)
+# usage: tools/install_deps.sh [build] [lint] [sanitize] [bench] [serve] [mpich]   (default: build)
 set -euo pipefail
 
 packages_of() {
@@ -11,9 +11,10 @@ packages_of() {
     lint) echo clang-format-14 clang-tidy-14 ;;
     sanitize | fuzz) echo clang-14 libclang-rt-14-dev ;;
     bench) echo libbenchmark-dev libopenblas-dev ;;
+    serve) echo chromium prometheus ;; # tests of the page and of /metrics
     mpich) echo mpich libmpich-dev ;;
     *)
-      echo "tools/install_deps.sh: unknown group \"$1\"; expected build, lint, sanitize, fuzz, bench or mpich" >&2
+      echo "tools/install_deps.sh: unknown group \"$1\"; expected build, lint, sanitize, fuzz, bench, serve or mpich" >&2
       return 2
       ;;
   esac
