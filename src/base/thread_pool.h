@@ -12,7 +12,8 @@ namespace duet {
 class ThreadPool {
  public:
   /// `threads` counts the caller: 1 starts no thread. `cores` (may be empty) pins worker i to
-  /// cores[i % cores.size()], i = 1 … threads-1; the caller pins itself.
+  /// cores[(i - 1) % cores.size()], i = 1 … threads-1; the caller pins itself. Threads with cores look
+  /// for work for some 100 µs before they sleep; without, they sleep at once.
   explicit ThreadPool(int threads, std::vector<int> cores = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -272,9 +272,16 @@ StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
       drill(muted);
     }
     const int64_t start = now_ns();
-    const int64_t tail = run_program(
-        *p.plan, muted.empty() ? r.bodies : muted, lane_, p.times,
-        [this] { comm_->abort(fmt::format("rank {} failed during a step", comm_->rank())); }, &progress_);
+    const std::vector<StageBody>& bodies = muted.empty() ? r.bodies : muted;
+    const auto on_failure = [this] {
+      comm_->abort(fmt::format("rank {} failed during a step", comm_->rank()));
+    };
+    int64_t tail = 0;
+    if (comm_->size() == 1) {
+      run_alone(*p.plan, bodies, p.times, on_failure, &progress_);
+    } else {
+      tail = run_program(*p.plan, bodies, lane_, p.times, on_failure, &progress_);
+    }
     StepResult result;
     result.step_ns = now_ns() - start;
     std::tie(result.exposed_ns, result.comm_ns) = stats_.add(*p.program, p.times, result.step_ns, tail);

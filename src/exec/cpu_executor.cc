@@ -32,6 +32,10 @@ namespace {
 
 constexpr uint32_t kEverything = UINT32_MAX;  // "finished" of a lane that gave up
 
+void note(LaneProgress* progress, size_t lane, int stage) {
+  if (progress) progress->stage[lane].store(stage, std::memory_order_relaxed);
+}
+
 class Run {
  public:
   Run(const LanePlan& plan, std::span<const StageBody> bodies, std::span<StageTime> times,
@@ -50,9 +54,9 @@ class Run {
         const int64_t cpu = thread_cpu_ns();
         time.start_ns = now_ns();
         time.wait_ns = entry.after > 0 ? time.start_ns - ready : 0;
-        note(own, entry.stage);
+        note(progress_, own, entry.stage);
         bodies_[static_cast<size_t>(entry.stage)]();
-        note(own, -1);
+        note(progress_, own, -1);
         time.end_ns = now_ns();
         time.cpu_ns = thread_cpu_ns() - cpu;
         publish(own, ++done);
@@ -77,9 +81,6 @@ class Run {
   }
 
  private:
-  void note(size_t lane, int stage) {
-    if (progress_) progress_->stage[lane].store(stage, std::memory_order_relaxed);
-  }
   // atomic::wait sleeps in the kernel after a few looks; see the header on why it must.
   void wait_for(size_t lane, uint32_t count) {
     std::atomic<uint32_t>& finished = finished_[lane].count;
@@ -108,6 +109,43 @@ class Run {
 };
 
 }  // namespace
+
+void run_alone(const LanePlan& plan, std::span<const StageBody> bodies, std::span<StageTime> times,
+               const std::function<void()>& on_failure, LaneProgress* progress) {
+  DUET_CHECK(bodies.size() == plan.stage_count() && times.size() == plan.stage_count());
+  std::array<size_t, kLanes> done{};
+  const auto run_next = [&](size_t lane) {
+    const int stage = plan.lane(static_cast<Lane>(lane))[done[lane]].stage;
+    StageTime& time = times[static_cast<size_t>(stage)];
+    const int64_t cpu = thread_cpu_ns();
+    time.start_ns = now_ns();
+    time.wait_ns = 0;
+    note(progress, lane, stage);
+    bodies[static_cast<size_t>(stage)]();
+    note(progress, lane, -1);
+    time.end_ns = now_ns();
+    time.cpu_ns = thread_cpu_ns() - cpu;
+    if (progress) progress->stages_done.fetch_add(1, std::memory_order_relaxed);
+    ++done[lane];
+  };
+  const auto ready = [&](size_t lane) {
+    const auto& entries = plan.lane(static_cast<Lane>(lane));
+    return done[lane] < entries.size() && entries[done[lane]].after <= done[1 - lane];
+  };
+  try {
+    // What is communicated goes first: the other lane may wait for it. A sound program has no cycle, so some
+    // lane is ready until all is done.
+    constexpr size_t kFirst = static_cast<size_t>(Lane::kComm);
+    while (done[0] + done[1] < plan.stage_count()) {
+      const size_t lane = ready(kFirst) ? kFirst : 1 - kFirst;
+      DUET_CHECK(ready(lane));
+      run_next(lane);
+    }
+  } catch (...) {
+    if (on_failure) on_failure();
+    throw;
+  }
+}
 
 int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, CommLane& comm_lane,
                     std::span<StageTime> times, const std::function<void()>& on_failure,

@@ -57,4 +57,9 @@ int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, Com
                     std::span<StageTime> times, const std::function<void()>& on_failure,
                     LaneProgress* progress = nullptr);
 
+/// The same on the calling thread alone, for a rank without peers: its collectives wait for nobody, and
+/// handing each to another thread would cost more than it does.
+void run_alone(const LanePlan& plan, std::span<const StageBody> bodies, std::span<StageTime> times,
+               const std::function<void()>& on_failure, LaneProgress* progress = nullptr);
+
 }  // namespace duet

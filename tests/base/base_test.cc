@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "base/cpu.h"
 #include "base/error.h"
@@ -20,6 +22,22 @@ TEST(ThreadPool, RunsEveryItemOnceAtEveryThreadCount) {
       });
       for (auto& count : seen) EXPECT_EQ(count, 1);
     }
+  }
+}
+
+TEST(ThreadPool, WorkersThatSleptOrCameLateMissNoItem) {
+  for (const std::vector<int>& cores : {std::vector<int>{}, available_cores()}) {
+    ThreadPool pool(3, cores);
+    int64_t sum = 0;
+    for (int call = 0; call < 2000; ++call) {  // calls shorter than a wake-up follow each other at once
+      std::atomic<int> of_call{0};
+      const int items = 2 + call % 5;
+      pool.parallel_for(items, [&](int item, int) { of_call += item + 1; });
+      ASSERT_EQ(of_call, items * (items + 1) / 2);
+      sum += of_call;
+      if (call % 500 == 499) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    EXPECT_EQ(sum, 2000 / 5 * (3 + 6 + 10 + 15 + 21));
   }
 }
 

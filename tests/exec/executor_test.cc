@@ -46,7 +46,11 @@ TEST(CpuExecutor, RunsEveryStageOnceAfterItsDependencies) {
       for (int repeat = 0; repeat < 50; ++repeat) {  // the same plan again: no state survives a run
         log.clear();
         std::vector<StageTime> times(p.stages.size());
-        run_program(plan, r.bodies, comm, times, {});
+        if (repeat % 2) {
+          run_alone(plan, r.bodies, times, {});
+        } else {
+          run_program(plan, r.bodies, comm, times, {});
+        }
         ASSERT_EQ(log.size(), p.stages.size());
         std::vector<size_t> place(log.size());
         for (size_t i = 0; i < log.size(); ++i) place[static_cast<size_t>(log[i])] = i;
@@ -78,6 +82,25 @@ TEST(CpuExecutor, AThrowAtAnyStageEndsTheRunAndTheNextRunWorks) {
     EXPECT_EQ(failures, 1);
   }
   run_program(plan, r.bodies, comm, times, {});
+}
+
+TEST(CpuExecutor, AThrowOfALoneRankEndsTheRunAndTheNextRunWorks) {
+  const int total = 2 * 3 * 3;
+  int bad = -1, ran = 0;
+  const Recording r = chain(2, 3, [&](int s) {
+    if (s == bad) throw Error(ErrorKind::kInternal, "stage " + std::to_string(s));
+    ++ran;
+  });
+  const LanePlan plan(overlapped_program(r));
+  std::vector<StageTime> times(r.stages.size());
+  for (bad = 0; bad < total; ++bad) {
+    int failures = 0;
+    EXPECT_THROW(run_alone(plan, r.bodies, times, [&] { ++failures; }), Error);
+    EXPECT_EQ(failures, 1);
+  }
+  ran = 0;
+  run_alone(plan, r.bodies, times, {});
+  EXPECT_EQ(ran, total);
 }
 
 TEST(CpuExecutor, TheOtherMicroBatchComputesWhileOneCommunicates) {
