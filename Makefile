@@ -30,6 +30,7 @@ bench:
 	@tools/install_deps.sh build bench
 	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUET_BENCH=ON $(CMAKE_FLAGS) > /dev/null
 	@cmake --build $(BUILD) --parallel $(JOBS)
+	@$(BUILD)/duet bench kernels --threads 1
 	@for b in $(BUILD)/bench/*_bench; do [ -x $$b ] && [ -f $$b ] && { echo "== $$b"; $$b || exit 1; }; done; true
 
 # FILES="a.cc b.cc" limits clang-tidy; FORMAT_ONLY=1 leaves it out.

@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
-#include "peak.h"
 #include "text/tokenizer.h"
 
 namespace duet {
@@ -97,14 +97,14 @@ void run(const fs::path& directory, const std::vector<Input>& all, const std::st
   for (const Input& input : all) {
     if (!only.empty() && input.name.find(only) == std::string::npos) continue;
     const auto tokenizer = Tokenizer::load(directory);
-    const double begin = bench::cpu_seconds();
+    const int64_t begin = thread_cpu_ns();
     const size_t tokens = tokenizer->encode(input.text).size();
-    const double first = bench::cpu_seconds() - begin;
-    const double again_begin = bench::cpu_seconds();
+    const double first = static_cast<double>(thread_cpu_ns() - begin) * 1e-9;
+    const int64_t again_begin = thread_cpu_ns();
     if (tokenizer->encode(input.text).size() != tokens) {
       throw Error(ErrorKind::kInvalidArgument, input.name + ": encoding it twice gave two results");
     }
-    const double again = bench::cpu_seconds() - again_begin;
+    const double again = static_cast<double>(thread_cpu_ns() - again_begin) * 1e-9;
     if (english == 0) english = first;
     fmt::print("{:<32} {:>10.1f} {:>10.1f} {:>8.1f} {:>10} {:>9.2f}\n", input.name, first * 1e3, again * 1e3,
                static_cast<double>(input.text.size()) / first * 1e-6, tokens, first / english);

@@ -19,8 +19,8 @@ def load(files):
 
 
 def table(files):
-    print("| case | share | T off ms | T on ms | m | S | S* | η | h | beyond the longer lane, ms: split · comm CPU"
-          " · bubbles · rest | auto / off | auto / better | prediction |")
+    print("| case | share | T off ms | T on ms | m | S | S* | η | h | longer lane in the overlapped step: busy ·"
+          " times as long as alone | auto / off | auto / better | prediction |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     errors, exact, below_off, below_better = [], True, [], []
     for name, c in load(files):
@@ -36,11 +36,12 @@ def table(files):
             below_off.append(name)
         if c["auto_over_best"]["high"] < 0.97:
             below_better.append(name)
-        b, off, better = c["beyond_longer_lane_ms"], c["auto_over_off"], c["auto_over_best"]
+        off, better = c["auto_over_off"], c["auto_over_best"]
+        longer = "compute_ms" if c["t_compute_ms"] >= c["t_comm_ms"] else "comm_ms"
+        busy, stretch = c["on"][longer] / c["on"]["step_ms"], c["on"][longer] / c["off"][longer]
         print(f"| {name} | {c['comm_share']:.0%} | {c['t_seq_ms']:.0f} | {c['t_overlap_ms']:.0f} |"
               f" {c['micro_batches']} | {c['S']:.2f} | {c['S_star']:.2f} | {c['eta']:.3f} | {c['h']:.2f} |"
-              f" {b['split_price']:.0f} · {b['comm_cpu']:.0f} · {b['bubbles']:.0f} ·"
-              f" {b['imbalance_and_wakeups']:.0f} |"
+              f" {'computing' if longer == 'compute_ms' else 'network'} {busy:.1%} · {stretch:.2f} |"
               f" {off['median']:.2f} [{off['low']:.2f}, {off['high']:.2f}] |"
               f" {better['median']:.2f} [{better['low']:.2f}, {better['high']:.2f}] | {error:+.1%} |")
     if errors:

@@ -51,6 +51,7 @@ int dispatch(const Flags& flags, const CliContext& context) {
     case kDoctor: return verb_doctor(flags, context);
     case kServe: return verb_serve(flags, context);
     case kBenchOverlap: return verb_bench_overlap(flags, context);
+    case kBenchKernels: return verb_bench_kernels(flags, context);
     case kBenchEngine: return verb_bench_engine(flags, context);
     case kBenchServe: return verb_bench_serve(flags, context);
     case kBenchThroughput: return verb_bench_throughput(flags, context);

@@ -42,6 +42,7 @@ enum VerbBit : uint32_t {
   kBenchServe = 1u << 14,
   kBenchThroughput = 1u << 15,
   kBenchLatency = 1u << 16,
+  kBenchKernels = 1u << 17,
 };
 
 struct FlagSpec {

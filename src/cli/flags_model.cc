@@ -62,7 +62,7 @@ constexpr FlagSpec kRows[] = {
     {"link-bandwidth", FlagType::kBandwidth, "RATE", "", kRanks, kRun,
      "Shape the link between thread ranks: 1gbit, 100MB/s."},
     {"link-latency", FlagType::kDuration, "TIME", "", kRanks, kRun, "The same link's latency: 50us, 1ms."},
-    {"threads", FlagType::kInt, "N", "0", kRanks, kModel,
+    {"threads", FlagType::kInt, "N", "0", kRanks, kModel | kBenchKernels,
      "Threads per rank; 0: this machine's cores divided by its ranks (under MPI, all that a process is bound "
      "to).",
      0, 4096},

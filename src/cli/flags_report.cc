@@ -11,7 +11,7 @@ constexpr FlagSpec kRows[] = {
     {"layer", FlagType::kInt, "N", "1", kReports, kTraceChart, "The layer to draw.", 0, kBig},
     {"rank", FlagType::kInt, "R", "0", kReports, kTraceChart, "The rank to draw.", 0, kBig},
     {"json", FlagType::kText, "FILE", "", kReports,
-     kGenerate | kInspect | kTrace | kDoctor | kBenchOverlap | kBenchEngine | kPerplexity,
+     kGenerate | kInspect | kTrace | kDoctor | kBenchOverlap | kBenchEngine | kBenchKernels | kPerplexity,
      "Write the report for machines. \"-\" is standard output."},
     {"mpi", FlagType::kBool, "", "off", kReports, kDoctor,
      "Also measure MPI between two processes of this machine, under mpirun, or between those of --hosts."},

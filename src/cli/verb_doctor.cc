@@ -13,7 +13,6 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/clock.h"
@@ -29,6 +28,7 @@
 #include "comm/mpi_transport.h"
 #include "comm/thread_group.h"
 #include "kernels/ops.h"
+#include "opcases/limits.h"
 
 namespace duet {
 namespace {
@@ -63,32 +63,14 @@ double gemm_gflops(CpuLevel level, DType weights) {
   return 2.0 * kM * kN * kK / ns;
 }
 
-/// Reading on `threads` threads, each an array far larger than its cache.
 double read_gb_per_s(int threads) {
-  constexpr size_t kWords = size_t{48} << 20 >> 3;  // 48 MiB each
-  std::vector<std::vector<uint64_t>> arrays(static_cast<size_t>(threads));
-  std::vector<double> rates(static_cast<size_t>(threads));
-  std::vector<uint64_t> sums(static_cast<size_t>(threads));
-  {
-    std::vector<std::jthread> workers;
-    for (size_t t = 0; t < arrays.size(); ++t) {
-      workers.emplace_back([&, t] {
-        arrays[t].assign(kWords, t + 1);
-        const double ns = fastest_ns([&] {
-          // Eight sums, so that the loop waits for memory and not for its own additions.
-          std::array<uint64_t, 8> part{};
-          for (size_t i = 0; i + 8 <= kWords; i += 8) {
-            for (size_t j = 0; j < 8; ++j) part[j] += arrays[t][i + j];
-          }
-          for (const uint64_t p : part) sums[t] += p;
-        });
-        rates[t] = static_cast<double>(kWords * 8) / ns;
-      });
-    }
-  }
-  double total = 0;
-  for (size_t t = 0; t < rates.size(); ++t) total += sums[t] == 1 ? 0 : rates[t];
-  return total;
+  AlignedBuffer buffer(static_cast<size_t>(threads) * (size_t{48} << 20));  // far more than the caches hold
+  std::fill_n(buffer.as<char>(), buffer.size(), 1);
+  ThreadPool pool(threads);
+  double best = 0;
+  for (const int64_t end = now_ns() + kMeasureNs; now_ns() < end;)
+    best = std::max(best, read_rate(buffer, pool));
+  return best;
 }
 
 struct LinkFigures {

@@ -63,6 +63,17 @@ constexpr VerbSpec kVerbs[] = {
      "bench/two_hosts.sh 2 400mbit duet bench overlap models/configs/deepseek-678m.json --load-format dummy "
      "\\\n"
      "  --dtype bfloat16 --phase decode --tokens 128,256 --json cases.json"},
+    {"bench kernels", kBenchKernels, "", "[--filter TEXT] [--threads N] [flags]",
+     "every operation's speed, beside the processor's limit",
+     "Runs matrix products, experts, attention, norms and the gate in the shapes that models give them, each "
+     "held\n"
+     "against its oracle first. Prints milliseconds, rate, share of the limit (multiply-adds on registers, "
+     "or "
+     "a\n"
+     "plain read of memory, measured between the runs), and the ratio to OpenBLAS where it does the same and "
+     "is\n"
+     "installed (one thread). DUET_CPU=avx2 takes a lower level.",
+     "duet bench kernels --filter \"gemm 512\" --threads 1"},
     {"bench engine", kBenchEngine, "MODEL",
      "MODEL [--prompt-tokens N] [--gen-tokens N] [--batch LIST] [flags]",
      "tokens per second of prefill and decode",

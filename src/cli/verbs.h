@@ -16,6 +16,7 @@ int verb_trace_chart(const Flags& flags, const CliContext& context);
 int verb_inspect(const Flags& flags, const CliContext& context);
 int verb_doctor(const Flags& flags, const CliContext& context);
 int verb_bench_overlap(const Flags& flags, const CliContext& context);
+int verb_bench_kernels(const Flags& flags, const CliContext& context);
 int verb_bench_engine(const Flags& flags, const CliContext& context);
 int verb_bench_serve(const Flags& flags, const CliContext& context);
 int verb_bench_throughput(const Flags& flags, const CliContext& context);
