@@ -38,7 +38,8 @@ def table(files):
             below_better.append(name)
         off, better = c["auto_over_off"], c["auto_over_best"]
         longer = "compute_ms" if c["t_compute_ms"] >= c["t_comm_ms"] else "comm_ms"
-        busy, stretch = c["on"][longer] / c["on"]["step_ms"], c["on"][longer] / c["off"][longer]
+        alone = max(c["t_compute_ms"], c["t_comm_ms"])
+        busy, stretch = c["on"][longer] / c["on"]["step_ms"], c["on"][longer] / alone
         print(f"| {name} | {c['comm_share']:.0%} | {c['t_seq_ms']:.0f} | {c['t_overlap_ms']:.0f} |"
               f" {c['micro_batches']} | {c['S']:.2f} | {c['S_star']:.2f} | {c['eta']:.3f} | {c['h']:.2f} |"
               f" {'computing' if longer == 'compute_ms' else 'network'} {busy:.1%} · {stretch:.2f} |"

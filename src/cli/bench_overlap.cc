@@ -16,8 +16,10 @@ constexpr std::array<double, 30> kStudent{
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120,  2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042};
 
-// The split alone and each lane alone explain the figures and are no part of them.
+// The split alone explains the figures and is no part of them.
 constexpr int kExplainingRepeats = 2;
+// What the network takes hardly varies.
+constexpr int kLockstepRepeats = 3;
 
 struct Sample {
   double step = 0;
@@ -108,10 +110,10 @@ class Bench {
     batch.stage_ns.clear();
     return timed([&] { return group_.run(batch); }, true);
   }
-  Sample one_lane(LanesRun lanes) {
+  Sample lockstep() {
     StepBatch batch = whole_;
-    batch.lanes = lanes;
-    return timed([&] { return group_.run(batch); }, false);
+    batch.lockstep = true;
+    return timed([&] { return group_.run(batch); }, true);
   }
   double lanes_apart_ms() {
     StepBatch batch = whole_;
@@ -144,9 +146,10 @@ class Bench {
 
 // on − max(computation, communication) in four parts that add up to it.
 void explain(OverlapCase& c, double bubbles_of_prediction) {
-  const auto larger = [](const LaneTimes& t) { return std::max(t.compute, t.comm); };
-  c.split_price = larger(c.split) - larger(c.off);
-  c.comm_cpu_price = larger(c.on) - larger(c.split);
+  const bool network = c.comm > c.off.compute;
+  const auto larger = [&](const LaneTimes& t) { return network ? t.comm : t.compute; };
+  c.split_price = network ? 0 : c.split.compute - c.off.compute;
+  c.comm_cpu_price = larger(c.on) - (network ? c.comm : c.split.compute);
   const double left = c.on.step - larger(c.on);
   c.bubbles = std::min(bubbles_of_prediction, std::max(left, 0.0));
   c.rest = left - c.bubbles;
@@ -196,9 +199,10 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
   c.shape = shape;
   Bench bench(group, shape, options);
   Plan on_plan, auto_plan;
-  Samples off, split, on, automatic, compute, comm;
+  Samples off, split, on, automatic, lockstep;
   const int explaining = std::min(options.repeats, kExplainingRepeats);
-  const int total = 2 + options.repeats * 3 + explaining * 3;
+  const int locksteps = std::min(options.repeats, kLockstepRepeats);
+  const int total = 2 + options.repeats * 3 + explaining + locksteps;
   int done = 0;
   const auto did = [&](int runs = 1) { progress(done += runs, total); };
   for (const DboMode mode : {DboMode::kOff, DboMode::kOn}) {
@@ -220,11 +224,14 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
     }
     // One program, one time: a second run of it would only add the machine's noise to the ratio.
     if (same != Bench::Same::kNeither) automatic.push_back(same == Bench::Same::kOn ? on.back() : off.back());
-    if (r >= explaining) continue;
-    split.push_back(bench.split_alone());
-    compute.push_back(bench.one_lane(LanesRun::kComputeOnly));
-    comm.push_back(bench.one_lane(LanesRun::kCommOnly));
-    did(3);
+    if (r < explaining) {
+      split.push_back(bench.split_alone());
+      did();
+    }
+    if (r < locksteps) {
+      lockstep.push_back(bench.lockstep());
+      did();
+    }
   }
   c.exact = bench.exact();
   c.micro_batches = on_plan.micro_batches;
@@ -237,17 +244,16 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
   c.split = summary(split);
   c.on = summary(on);
   c.automatic = summary(automatic);
-  c.compute_alone = median(each(compute, [](const Sample& s) { return s.stats.compute_ms; }));
-  c.comm_alone = median(each(comm, [](const Sample& s) { return s.stats.comm_ms; }));
-  const double sum = c.off.compute + c.off.comm;
-  c.comm_share = sum > 0 ? c.off.comm / sum : 0;
-  c.ideal = sum / std::max({c.off.compute, c.off.comm, 1e-9});
+  c.comm = median(each(lockstep, [](const Sample& x) { return x.stats.comm_ms; }));
+  const double sum = c.off.compute + c.comm;
+  c.comm_share = sum > 0 ? c.comm / sum : 0;
+  c.ideal = sum / std::max({c.off.compute, c.comm, 1e-9});
   // Pair by pair, so that a drift of the machine's speed falls out.
   std::vector<double> hidden, eta;
   for (size_t i = 0; i < off.size(); ++i) {
-    const RunStats& lanes = off[i].stats;
-    hidden.push_back((off[i].step - on[i].step) / std::max(std::min(lanes.compute_ms, lanes.comm_ms), 1e-9));
-    eta.push_back(std::max(lanes.compute_ms, lanes.comm_ms) / on[i].step);
+    const double compute = off[i].stats.compute_ms;
+    hidden.push_back((off[i].step - on[i].step) / std::max(std::min(compute, c.comm), 1e-9));
+    eta.push_back(std::max(compute, c.comm) / on[i].step);
   }
   c.hidden = median(hidden);
   c.eta = median(eta);

@@ -32,7 +32,7 @@ struct OverlapCase {
   std::string path;
   int micro_batches = 1, auto_micro_batches = 1;
   LaneTimes off, split, on, automatic;
-  double compute_alone = 0, comm_alone = 0;  // each lane with the other silent
+  double comm = 0;  // ΣT_comm, of steps whose ranks meet before each collective
   double comm_share = 0, ideal = 1, eta = 0, hidden = 0;
   PairedRatio speedup, auto_over_off, auto_over_best;
   double predicted_off = 0, predicted_on = 0;  // by the virtual-time executor, ms

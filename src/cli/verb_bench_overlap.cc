@@ -104,9 +104,8 @@ std::string text_of(const OverlapCase& c) {
   out += row(fmt::format("split alone, {}", c.micro_batches).c_str(), c.split, c.off.step);
   out += row(fmt::format("on, {}", c.micro_batches).c_str(), c.on, c.off.step);
   out += row(fmt::format("auto, {}", c.auto_micro_batches).c_str(), c.automatic, c.off.step);
-  out += fmt::format(
-      "alone           computation {:.1f}, communication {:.1f} (CPU time of the comm lane {:.1f})\n",
-      c.compute_alone, c.comm_alone, c.off.comm_cpu);
+  out += fmt::format("ranks in step   communication {:.1f} (CPU time of the comm lane {:.1f})\n", c.comm,
+                     c.off.comm_cpu);
   out +=
       fmt::format("share {:.1f} %, S {:.3f} [{:.3f}, {:.3f}] of S* {:.3f}, eta {:.3f}, h {:.3f}, logits {}\n",
                   100 * c.comm_share, c.speedup.median, c.speedup.low, c.speedup.high, c.ideal, c.eta,
@@ -122,7 +121,7 @@ std::string text_of(const OverlapCase& c) {
   out += fmt::format(
       "beyond the longer lane {:.1f}: price of the split {:.1f}, CPU of communication {:.1f}, bubbles "
       "{:.1f}, ranks waiting for each other and wake-ups {:.1f} (imbalance of ranks {:.1f})\n\n",
-      c.on.step - std::max(c.off.compute, c.off.comm), c.split_price, c.comm_cpu_price, c.bubbles, c.rest,
+      c.on.step - std::max(c.off.compute, c.comm), c.split_price, c.comm_cpu_price, c.bubbles, c.rest,
       c.on.imbalance);
   return out;
 }
@@ -147,7 +146,7 @@ ordered_json json_of(const OverlapCase& c) {
           {"t_seq_ms", c.off.step},
           {"t_overlap_ms", c.on.step},
           {"t_compute_ms", c.off.compute},
-          {"t_comm_ms", c.off.comm},
+          {"t_comm_ms", c.comm},
           {"comm_share", c.comm_share},
           {"S", c.speedup.median},
           {"S_star", c.ideal},
@@ -167,8 +166,6 @@ ordered_json json_of(const OverlapCase& c) {
           {"predicted_lane_per_micro_batch_ms", c.predicted_lanes_apart},
           {"predicted_off_ms", c.predicted_off},
           {"bit_identical", c.exact},
-          {"compute_alone_ms", c.compute_alone},
-          {"comm_alone_ms", c.comm_alone},
           {"beyond_longer_lane_ms",
            {{"split_price", c.split_price},
             {"comm_cpu", c.comm_cpu_price},

@@ -30,11 +30,16 @@ constexpr char kBuildId[] = __VERSION__ " " __DATE__ " " __TIME__;
 // A trace beyond this many slices opens in no viewer.
 constexpr size_t kMaxTracedStages = size_t{1} << 20;
 
-std::vector<StageBody> without_a_lane(const Recording& r, LanesRun lanes) {
-  const Lane muted = lanes == LanesRun::kComputeOnly ? Lane::kComm : Lane::kCompute;
+/// Ranks meet before each collective: the first to come would have sent already what the last one then finds,
+/// and the collective would look shorter than the network is.
+std::vector<StageBody> in_lockstep(const Recording& r, Communicator& comm) {
   std::vector<StageBody> bodies = r.bodies;
   for (size_t s = 0; s < bodies.size(); ++s)
-    if (r.stages[s].lane == muted) bodies[s] = [] {};
+    if (r.stages[s].lane == Lane::kComm)
+      bodies[s] = [&comm, body = r.bodies[s]] {
+        comm.barrier();
+        body();
+      };
   return bodies;
 }
 
@@ -264,15 +269,14 @@ StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
       std::lock_guard lock(watch_mutex_);
       watched_ = p.program;
     }
-    std::vector<StageBody> muted =
-        batch.lanes == LanesRun::kBoth ? std::vector<StageBody>{} : without_a_lane(r, batch.lanes);
+    std::vector<StageBody> changed = batch.lockstep ? in_lockstep(r, *comm_) : std::vector<StageBody>{};
     ++steps_;
     if (std::getenv("DUET_FAULT_DRILL")) {
-      if (muted.empty()) muted = r.bodies;
-      drill(muted);
+      if (changed.empty()) changed = r.bodies;
+      drill(changed);
     }
     const int64_t start = now_ns();
-    const std::vector<StageBody>& bodies = muted.empty() ? r.bodies : muted;
+    const std::vector<StageBody>& bodies = changed.empty() ? r.bodies : changed;
     const auto on_failure = [this] {
       comm_->abort(fmt::format("rank {} failed during a step", comm_->rank()));
     };
@@ -321,7 +325,7 @@ void Rank::observe(const StepBatch& batch, const Prepared& p, const StepResult& 
     comm_->all_gather_bytes(std::as_bytes(std::span<const float>(own)),
                             std::as_writable_bytes(std::span<float>(all)));
   });
-  if (comm_->rank() != 0 || batch.lanes != LanesRun::kBoth) return;
+  if (comm_->rank() != 0 || batch.lockstep) return;
   ObservedStep step;
   step.step_ns = static_cast<double>(result.step_ns);
   step.exposed_ns = static_cast<double>(result.exposed_ns);

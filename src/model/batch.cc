@@ -78,7 +78,7 @@ std::vector<std::byte> serialize(const StepBatch& batch) {
   w.vector(batch.borders);
   w.vector(batch.stage_ns);
   w.raw(&batch.overlap, sizeof(batch.overlap));
-  w.raw(&batch.lanes, sizeof(batch.lanes));
+  w.raw(&batch.lockstep, sizeof(batch.lockstep));
   w.raw(&batch.observe, sizeof(batch.observe));
   w.raw(&batch.stolen, sizeof(batch.stolen));
   return w.take();
@@ -95,7 +95,7 @@ StepBatch deserialize_batch(std::span<const std::byte> bytes) {
   r.vector(batch.borders);
   r.vector(batch.stage_ns);
   r.raw(&batch.overlap, sizeof(batch.overlap));
-  r.raw(&batch.lanes, sizeof(batch.lanes));
+  r.raw(&batch.lockstep, sizeof(batch.lockstep));
   r.raw(&batch.observe, sizeof(batch.observe));
   r.raw(&batch.stolen, sizeof(batch.stolen));
   if (!r.at_end()) Reader::fail();

@@ -24,10 +24,6 @@ struct SequenceSpan {
   bool operator==(const SequenceSpan&) const = default;
 };
 
-/// For measurements: run the stages of one lane alone; those of the other do nothing, and what they would
-/// have brought is left over from the step before.
-enum class LanesRun : uint8_t { kBoth, kComputeOnly, kCommOnly };
-
 struct StepBatch {
   std::vector<int32_t> token_ids;     // one per row
   std::vector<SequenceSpan> spans;    // tile the rows, ascending
@@ -39,7 +35,8 @@ struct StepBatch {
   std::vector<int64_t> borders;  // micro-batches: [0, …, rows]
   std::vector<float> stage_ns;   // costs by micro-batch and class of stage, for the order; may be empty
   bool overlap = false;          // overlapped program; otherwise sequential, also of several parts
-  LanesRun lanes = LanesRun::kBoth;
+  bool lockstep =
+      false;  // for measurements: ranks meet before each collective, which then takes the network alone
   bool observe = false;  // gather all ranks' times afterwards, for the cost table
   float stolen = 0;      // for the order: what a collective takes of the compute lane's core, see simulate()
 
