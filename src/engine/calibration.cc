@@ -123,6 +123,7 @@ class Calibration {
     if (!fits(s)) return 0;
     StepBatch batch = probe_batch(s, info_.block_size, info_.config.vocab_size, whole_logits);
     batch.observe = observe;
+    batch.lockstep = observe && parts == 1;  // what the network takes, whoever comes late
     ++steps_;
     if (parts == 1) return group_.run(batch).step_ns;
     SplitPolicy policy;

@@ -198,8 +198,8 @@ void CostTable::observe_overlapped(const StageKinds& kinds, const std::vector<Mi
                            0.0, 0.9));
     warmth_.add(part, part * std::clamp(1.0 - compute / compute_alone, 0.0, kMostWarmth));
   }
-  if (comm_alone > 0)
-    delay_.add(part, std::clamp(comm - comm_alone, -0.5 * comm_alone, 2.0 * comm_alone) / collectives);
+  // Not below 0: the shortest time over ranks misses what the first of them sent before the last one came.
+  if (comm_alone > 0) delay_.add(part, std::clamp(comm - comm_alone, 0.0, 2.0 * comm_alone) / collectives);
 }
 
 std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,
@@ -259,7 +259,7 @@ CostCurve curve_of(const nlohmann::json& points, double least = 0) {
 std::string CostTable::dump(const StageKinds& kinds) const {
   nlohmann::json curves;
   for (size_t k = 0; k < curves_.size(); ++k) curves[kinds.kinds()[k].name] = curve_json(curves_[k]);
-  return nlohmann::json{{"version", 2},
+  return nlohmann::json{{"version", 3},
                         {"curves", curves},
                         {"attention", attention_.coefficients()},
                         {"stolen", curve_json(stolen_)},
@@ -273,7 +273,7 @@ bool CostTable::load(const std::string& text, const StageKinds& kinds) {
   CostTable table;
   try {
     const nlohmann::json j = nlohmann::json::parse(text);
-    if (j.at("version") != 2 || j.at("curves").size() != kinds.kinds().size()) return false;
+    if (j.at("version") != 3 || j.at("curves").size() != kinds.kinds().size()) return false;
     for (const StageKinds::Kind& kind : kinds.kinds())
       table.curves_.push_back(curve_of(j.at("curves").at(kind.name)));
     table.attention_.set_coefficients(j.at("attention").get<AttentionWork>());

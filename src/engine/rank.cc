@@ -31,13 +31,17 @@ constexpr char kBuildId[] = __VERSION__ " " __DATE__ " " __TIME__;
 constexpr size_t kMaxTracedStages = size_t{1} << 20;
 
 /// Ranks meet before each collective: the first to come would have sent already what the last one then finds,
-/// and the collective would look shorter than the network is.
-std::vector<StageBody> in_lockstep(const Recording& r, Communicator& comm) {
+/// and the collective would look shorter than the network is. What the meetings take is added to `met_ns`.
+std::vector<StageBody> in_lockstep(const Recording& r, Communicator& comm, std::span<StageTime> times,
+                                   int64_t& met_ns) {
   std::vector<StageBody> bodies = r.bodies;
   for (size_t s = 0; s < bodies.size(); ++s)
     if (r.stages[s].lane == Lane::kComm)
-      bodies[s] = [&comm, body = r.bodies[s]] {
+      bodies[s] = [&comm, &met_ns, &time = times[s], body = r.bodies[s]] {
         comm.barrier();
+        const int64_t begin = now_ns();
+        met_ns += begin - time.start_ns;
+        time.start_ns = begin;
         body();
       };
   return bodies;
@@ -269,7 +273,9 @@ StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
       std::lock_guard lock(watch_mutex_);
       watched_ = p.program;
     }
-    std::vector<StageBody> changed = batch.lockstep ? in_lockstep(r, *comm_) : std::vector<StageBody>{};
+    int64_t met_ns = 0;
+    std::vector<StageBody> changed =
+        batch.lockstep ? in_lockstep(r, *comm_, p.times, met_ns) : std::vector<StageBody>{};
     ++steps_;
     if (std::getenv("DUET_FAULT_DRILL")) {
       if (changed.empty()) changed = r.bodies;
@@ -287,7 +293,7 @@ StepResult Rank::step(const StepBatch& batch, const std::string& decision) {
       tail = run_program(*p.plan, bodies, lane_, p.times, on_failure, &progress_);
     }
     StepResult result;
-    result.step_ns = now_ns() - start;
+    result.step_ns = now_ns() - start - met_ns;
     std::tie(result.exposed_ns, result.comm_ns) = stats_.add(*p.program, p.times, result.step_ns, tail);
     result.overlapped = batch.overlap;
     result.program = p.program;
@@ -325,7 +331,7 @@ void Rank::observe(const StepBatch& batch, const Prepared& p, const StepResult& 
     comm_->all_gather_bytes(std::as_bytes(std::span<const float>(own)),
                             std::as_writable_bytes(std::span<float>(all)));
   });
-  if (comm_->rank() != 0 || batch.lockstep) return;
+  if (comm_->rank() != 0) return;
   ObservedStep step;
   step.step_ns = static_cast<double>(result.step_ns);
   step.exposed_ns = static_cast<double>(result.exposed_ns);
