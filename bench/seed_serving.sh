@@ -8,6 +8,7 @@
 # CONCURRENCY, RATE, ROUNDS (of the three ways in turns), WAYS, PATHS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. bench/figures.sh
 hosts=no
 if [ "${1-}" = --hosts ]; then hosts=yes; shift; fi
 link=${1:-400mbit}
@@ -42,8 +43,6 @@ start() { # way, path
   echo "the server with --dbo $1 did not start" >&2
   exit 1
 }
-median() { sort -g | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-field() { sed -n "s/^  \"$2\": \([0-9.e+-]*\),\?$/\1/p" "$1"; }
 counter() { curl -sS "http://127.0.0.1:${ports[$1]}/metrics" | awk -v name="$2" 'index($1, name "{") == 1 {print $2}'; }
 
 printf 'CPU: %s; link %s, %s requests of %s tokens and 1 answered, %s at once, %s/s\n' \

@@ -11,33 +11,15 @@ duet=${DUET:-build/duet} model=${MODEL:-models/configs/deepseek-678m.json}
 streams=${STREAMS:-64} input=${INPUT:-128} output=${OUTPUT:-64} rounds=${ROUNDS:-5}
 read -ra engine <<< "${FLAGS:---load-format dummy --dtype bfloat16 -q w8a8}"
 engine+=(--max-num-seqs "$streams" --max-model-len 1024 --max-num-batched-tokens 2048 --kv-cache-memory 512MiB)
-dir=$(mktemp -d)
-server=
-# shellcheck disable=SC2317 # called by the trap
-finish() {
-  [ -z "$server" ] || kill "$server" 2> /dev/null || true
-  rm -rf "$dir"
-}
-trap finish EXIT
-run() { "$@" > "$dir/out" 2> "$dir/err" || { cat "$dir/err" "$dir/out" >&2; exit 1; }; }
-field() { sed -n "s/^ *\"$2\": \([0-9.e+-]*\),\?$/\1/p" "$1"; }
-median() { sort -g | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-
-"$duet" serve --model="$model" "${engine[@]}" --no-enable-prefix-caching --port 0 2> "$dir/serve.err" &
-server=$!
-port=
-for _ in $(seq 1200); do
-  port=$(sed -n 's|.*serving .* at http://[^:]*:\([0-9]*\),.*|\1|p' "$dir/serve.err")
-  [ -z "$port" ] || break
-  kill -0 "$server" 2> /dev/null || { cat "$dir/serve.err" >&2; exit 1; }
-  sleep 0.1
-done
-[ -n "$port" ] || { echo "the server did not start" >&2; exit 1; }
+. bench/figures.sh
+. tests/serve/process.sh
+run() { "$@" > "$dir/run.out" 2> "$dir/run.err" || fail "$*"; }
 client() { # NAME, flags
   run "$duet" bench serve --port "$port" --model "$model" --dataset-name random --ignore-eos --save-result \
     --result-dir "$dir" --result-filename "$1.json" "${@:2}"
 }
 
+start_server --model="$model" "${engine[@]}" --no-enable-prefix-caching --port 0
 printf 'CPU: %s; %s streams of %s + %s tokens; lone requests of 512 tokens\n' \
   "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)" "$streams" "$input" "$output"
 for ((round = 0; round < rounds; ++round)); do
@@ -53,5 +35,5 @@ for ((round = 0; round < rounds; ++round)); do
       printf "tokens/s: served %.1f, offline %.1f, ratio %.3f; ms: first token %.1f, offline %.1f, ratio %.3f\n",
         s, o, s / o, t, l * 1e3, t / (l * 1e3 + 2 / 1.1)}' | tee -a "$dir/rounds"
 done
-awk '{print $7}' "$dir/rounds" | median | sed 's/^/median: served \/ offline tokens\/s /'
+awk '{print $7 + 0}' "$dir/rounds" | median | sed 's/^/median: served \/ offline tokens\/s /'
 awk '{print $NF}' "$dir/rounds" | median | sed 's/^/median: time to first token \/ (offline prefill + 2 ms \/ 1.1) /'

@@ -70,7 +70,6 @@ struct ThreadPool::State {
       }
       ++done;
       left = unclaimed.load(std::memory_order_acquire);
-      if (left == 0) break;
     }
     if (done == 0) return;
     finished.fetch_add(done, std::memory_order_acq_rel);

@@ -147,10 +147,11 @@ class Bench {
 // on − max(computation, communication) in four parts that add up to it.
 void explain(OverlapCase& c, double bubbles_of_prediction) {
   const bool network = c.comm > c.off.compute;
-  const auto larger = [&](const LaneTimes& t) { return network ? t.comm : t.compute; };
-  c.split_price = network ? 0 : c.split.compute - c.off.compute;
-  c.comm_cpu_price = larger(c.on) - (network ? c.comm : c.split.compute);
-  const double left = c.on.step - larger(c.on);
+  const auto longer = [&](const LaneTimes& t) { return network ? t.comm : t.compute; };
+  const double split = network ? c.comm : c.split.compute;
+  c.split_price = split - std::max(c.off.compute, c.comm);
+  c.comm_cpu_price = longer(c.on) - split;
+  const double left = c.on.step - longer(c.on);
   c.bubbles = std::min(bubbles_of_prediction, std::max(left, 0.0));
   c.rest = left - c.bubbles;
 }
@@ -204,7 +205,7 @@ OverlapCase bench_overlap_case(RankGroup& group, const ProbeShape& shape, const 
   const int locksteps = std::min(options.repeats, kLockstepRepeats);
   const int total = 2 + options.repeats * 3 + explaining + locksteps;
   int done = 0;
-  const auto did = [&](int runs = 1) { progress(done += runs, total); };
+  const auto did = [&] { progress(++done, total); };
   for (const DboMode mode : {DboMode::kOff, DboMode::kOn}) {
     bench.compare_logits(mode);
     did();

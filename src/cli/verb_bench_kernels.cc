@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "cli/bench_overlap.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/output_file.h"
@@ -27,11 +28,6 @@ double seconds_of(const std::function<void()>& body) {
   const int64_t begin = now_ns();
   body();
   return static_cast<double>(now_ns() - begin) * 1e-9;
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
 }
 
 struct Measured {

@@ -32,8 +32,19 @@ namespace {
 
 constexpr uint32_t kEverything = UINT32_MAX;  // "finished" of a lane that gave up
 
-void note(LaneProgress* progress, size_t lane, int stage) {
-  if (progress) progress->stage[lane].store(stage, std::memory_order_relaxed);
+/// One stage on the calling thread, its times (but for wait_ns) and where the lane is.
+void run_stage(size_t lane, int stage, const StageBody& body, StageTime& time, LaneProgress* progress) {
+  const auto note = [&](int at) {
+    if (progress) progress->stage[lane].store(at, std::memory_order_relaxed);
+  };
+  const int64_t cpu = thread_cpu_ns();
+  time.start_ns = now_ns();
+  note(stage);
+  body();
+  note(-1);
+  time.end_ns = now_ns();
+  time.cpu_ns = thread_cpu_ns() - cpu;
+  if (progress) progress->stages_done.fetch_add(1, std::memory_order_relaxed);
 }
 
 class Run {
@@ -51,16 +62,9 @@ class Run {
         const int64_t ready = now_ns();
         wait_for(other, entry.after);
         if (failed_.load(std::memory_order_relaxed)) break;
-        const int64_t cpu = thread_cpu_ns();
-        time.start_ns = now_ns();
-        time.wait_ns = entry.after > 0 ? time.start_ns - ready : 0;
-        note(progress_, own, entry.stage);
-        bodies_[static_cast<size_t>(entry.stage)]();
-        note(progress_, own, -1);
-        time.end_ns = now_ns();
-        time.cpu_ns = thread_cpu_ns() - cpu;
+        time.wait_ns = entry.after > 0 ? now_ns() - ready : 0;
+        run_stage(own, entry.stage, bodies_[static_cast<size_t>(entry.stage)], time, progress_);
         publish(own, ++done);
-        if (progress_) progress_->stages_done.fetch_add(1, std::memory_order_relaxed);
       }
     } catch (...) {
       {
@@ -114,20 +118,6 @@ void run_alone(const LanePlan& plan, std::span<const StageBody> bodies, std::spa
                const std::function<void()>& on_failure, LaneProgress* progress) {
   DUET_CHECK(bodies.size() == plan.stage_count() && times.size() == plan.stage_count());
   std::array<size_t, kLanes> done{};
-  const auto run_next = [&](size_t lane) {
-    const int stage = plan.lane(static_cast<Lane>(lane))[done[lane]].stage;
-    StageTime& time = times[static_cast<size_t>(stage)];
-    const int64_t cpu = thread_cpu_ns();
-    time.start_ns = now_ns();
-    time.wait_ns = 0;
-    note(progress, lane, stage);
-    bodies[static_cast<size_t>(stage)]();
-    note(progress, lane, -1);
-    time.end_ns = now_ns();
-    time.cpu_ns = thread_cpu_ns() - cpu;
-    if (progress) progress->stages_done.fetch_add(1, std::memory_order_relaxed);
-    ++done[lane];
-  };
   const auto ready = [&](size_t lane) {
     const auto& entries = plan.lane(static_cast<Lane>(lane));
     return done[lane] < entries.size() && entries[done[lane]].after <= done[1 - lane];
@@ -139,7 +129,10 @@ void run_alone(const LanePlan& plan, std::span<const StageBody> bodies, std::spa
     while (done[0] + done[1] < plan.stage_count()) {
       const size_t lane = ready(kFirst) ? kFirst : 1 - kFirst;
       DUET_CHECK(ready(lane));
-      run_next(lane);
+      const int stage = plan.lane(static_cast<Lane>(lane))[done[lane]++].stage;
+      StageTime& time = times[static_cast<size_t>(stage)];
+      time.wait_ns = 0;
+      run_stage(lane, stage, bodies[static_cast<size_t>(stage)], time, progress);
     }
   } catch (...) {
     if (on_failure) on_failure();

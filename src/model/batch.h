@@ -35,8 +35,8 @@ struct StepBatch {
   std::vector<int64_t> borders;  // micro-batches: [0, …, rows]
   std::vector<float> stage_ns;   // costs by micro-batch and class of stage, for the order; may be empty
   bool overlap = false;          // overlapped program; otherwise sequential, also of several parts
-  bool lockstep =
-      false;  // for measurements: ranks meet before each collective, which then takes the network alone
+  // For measurements: ranks meet before each collective, which then takes the network's time alone.
+  bool lockstep = false;
   bool observe = false;  // gather all ranks' times afterwards, for the cost table
   float stolen = 0;      // for the order: what a collective takes of the compute lane's core, see simulate()
 

@@ -46,7 +46,7 @@ struct OpCaseSpec {
 
 std::vector<OpCaseSpec> op_cases();
 
-/// Which library run_library uses: its file's name, or empty.
+/// The library that run_library uses, or empty.
 const std::string& library_name();
 
 }  // namespace duet

@@ -1,7 +1,5 @@
 #include "opcases/parts.h"
 
-#include <random>
-
 namespace duet {
 
 std::vector<OpCaseSpec> op_cases() {

@@ -11,7 +11,8 @@ import socket
 import sys
 import threading
 import time
-import urllib.request
+
+import metrics
 
 HOST, PORT, PID, MODEL = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 SECONDS = float(sys.argv[5]) if len(sys.argv) > 5 else 0
@@ -28,11 +29,7 @@ def count(what):
 
 
 def metric(name):
-    text = urllib.request.urlopen(f"http://{HOST}:{PORT}/metrics", timeout=30).read().decode()
-    for line in text.splitlines():
-        if line.startswith(name + "{"):
-            return float(line.rsplit(" ", 1)[1])
-    raise KeyError(name)
+    return metrics.metric(f"http://{HOST}:{PORT}", name)
 
 
 def descriptors():

@@ -1,4 +1,4 @@
-# Sourced by the tests that run duet serve as a process: start_server ARGS..., $port, stop_server. Needs
+# Sourced by the tests and benchmarks that run duet serve as a process: start_server ARGS..., $port, stop_server. Needs
 # $duet; leaves its log in $dir/serve.err.
 dir=$(mktemp -d)
 server=

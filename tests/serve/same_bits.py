@@ -8,6 +8,8 @@ import sys
 import threading
 import urllib.request
 
+from metrics import metric
+
 HOST, PORT, OUT, EXPECTED = sys.argv[1:5]
 PREFIX = "And it came to pass in those days, that there went out a decree from the king, and all the people heard it. " * 2
 PROMPTS = ["In the beginning God", PREFIX + "Then said", PREFIX + "And the woman", "The LORD is my"]
@@ -21,11 +23,6 @@ def ask(body):
     with urllib.request.urlopen(request, timeout=120) as answer:
         choice = json.load(answer)["choices"][0]
     return {"text": choice["text"], "logprobs": choice["logprobs"]}
-
-
-def metric(name):
-    text = urllib.request.urlopen(f"http://{HOST}:{PORT}/metrics", timeout=30).read().decode()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{"))
 
 
 def targets(kind):
@@ -65,7 +62,7 @@ for turn in range(2):
             sys.exit(f"{kind}: among 64 others the answer is another")
         if answers(kind) != want:
             sys.exit(f"{kind}: alone again the answer is another")
-if EXPECTED in METRICS and not metric(METRICS[EXPECTED]) > 0:
+if EXPECTED in METRICS and not metric(f"http://{HOST}:{PORT}", METRICS[EXPECTED]) > 0:
     sys.exit(f"no {EXPECTED}: nothing was tested")
 with open(OUT, "w") as out:
     json.dump(alone, out)
