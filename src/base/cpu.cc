@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #endif
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -19,16 +20,22 @@ const char* to_string(CpuLevel level) {
     case CpuLevel::kAvx2: return "avx2";
     case CpuLevel::kAvx512: return "avx512";
     case CpuLevel::kAvx512Bf16: return "avx512bf16";
+    case CpuLevel::kAmx: return "amx";
   }
   return "unknown";
 }
 
+namespace {
+constexpr CpuLevel kLevels[] = {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512,
+                                CpuLevel::kAvx512Bf16, CpuLevel::kAmx};
+}  // namespace
+
 CpuLevel parse_cpu_level(const std::string& name) {
-  for (CpuLevel level : {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+  for (CpuLevel level : kLevels) {
     if (name == to_string(level)) return level;
   }
   throw Error(ErrorKind::kInvalidArgument,
-              "CPU level '" + name + "' is unknown; use portable, avx2, avx512 or avx512bf16");
+              "CPU level '" + name + "' is unknown; use portable, avx2, avx512, avx512bf16 or amx");
 }
 
 #if defined(__x86_64__)
@@ -38,10 +45,25 @@ bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
+
+/// Tiles of bf16 and int8. Linux saves tile registers (8 KiB a thread) for processes only that asked.
+bool has_amx() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;  // leaf 7, edx
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  if ((edx & kBf16) == 0 || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h of Linux 5.16
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 }  // namespace
 #endif
 
-CpuLevel detect_cpu_level() {
+namespace {
+CpuLevel look_for_level() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
@@ -51,10 +73,17 @@ CpuLevel detect_cpu_level() {
                       __builtin_cpu_supports("avx512vnni");
   if (!avx512) return CpuLevel::kAvx2;
   const bool bf16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-  return bf16 ? CpuLevel::kAvx512Bf16 : CpuLevel::kAvx512;
+  if (!bf16) return CpuLevel::kAvx512;
+  return has_amx() ? CpuLevel::kAmx : CpuLevel::kAvx512Bf16;
 #else
   return CpuLevel::kPortable;
 #endif
+}
+}  // namespace
+
+CpuLevel detect_cpu_level() {
+  static const CpuLevel level = look_for_level();
+  return level;
 }
 
 CpuLevel active_cpu_level() {
@@ -71,7 +100,7 @@ CpuLevel active_cpu_level() {
 
 std::vector<CpuLevel> available_cpu_levels() {
   std::vector<CpuLevel> levels;
-  for (CpuLevel level : {CpuLevel::kPortable, CpuLevel::kAvx2, CpuLevel::kAvx512, CpuLevel::kAvx512Bf16}) {
+  for (CpuLevel level : kLevels) {
     if (level <= detect_cpu_level()) levels.push_back(level);
   }
   return levels;

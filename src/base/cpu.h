@@ -7,13 +7,14 @@
 
 namespace duet {
 
-enum class CpuLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16 };  // ascending; see docs/architecture.md
+enum class CpuLevel { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };  // ascending; see docs/architecture.md
 
 const char* to_string(CpuLevel level);
 /// Inverse of to_string; throws Error(kInvalidArgument) that lists the valid names.
 CpuLevel parse_cpu_level(const std::string& name);
 /// The highest level this machine runs (avx2 needs FMA and F16C; avx512 needs F, BW, DQ, VL, VNNI;
-/// avx512bf16 also VBMI, which tables of 8-bit weights take).
+/// avx512bf16 also VBMI, which tables of 8-bit weights take; amx tiles of bf16 and int8, and the kernel's leave
+/// to use them, which the first call asks for).
 CpuLevel detect_cpu_level();
 /// detect_cpu_level() lowered by DUET_CPU; throws when DUET_CPU asks for more than the machine has.
 CpuLevel active_cpu_level();

@@ -10,7 +10,7 @@ namespace duet {
 namespace {
 
 constexpr PlainVariable kPlain[] = {
-    {"DUET_CPU", "Use a lower CPU level than the machine has: portable, avx2, avx512, avx512bf16."},
+    {"DUET_CPU", "Use a lower CPU level than the machine has: portable, avx2, avx512, avx512bf16, amx."},
     {"DUET_LOG", "Least important lines shown on standard error: debug, info, warning, error, off."},
     {"DUET_FAULT_DRILL",
      "RANK:STEP:throw or RANK:STEP:hang: that rank fails or hangs in the middle of that step, to rehearse "

@@ -79,6 +79,33 @@ __attribute__((target("avx512f,avx512vnni"))) void multiply_vnni(int64_t rounds)
   const __m512i x = _mm512_set1_epi32(0x01010101);
   DUET_BODY(DUET_START_I512, DUET_STEP_I512)
 }
+
+// Tiles have no names in C: four of sums take twelve products in turns.
+#define DUET_TILES(op)                                                                            \
+  op(0, 4, 5) op(1, 4, 5) op(2, 4, 5) op(3, 4, 5) op(0, 4, 5) op(1, 4, 5) op(2, 4, 5) op(3, 4, 5) \
+      op(0, 4, 5) op(1, 4, 5) op(2, 4, 5) op(3, 4, 5)
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr TileConfig kWholeTiles;
+#define DUET_STEP_AMX_BF16(sum, a, b) _tile_dpbf16ps(sum, a, b);
+#define DUET_STEP_AMX_INT8(sum, a, b) _tile_dpbusd(sum, a, b);
+__attribute__((target("amx-tile,amx-bf16"))) void multiply_amx_bf16(int64_t rounds) {
+  _tile_loadconfig(&kWholeTiles);  // zeroes all tiles
+  for (int64_t i = 0; i < rounds; ++i) {
+    DUET_TILES(DUET_STEP_AMX_BF16)
+  }
+  _tile_release();
+}
+__attribute__((target("amx-tile,amx-int8"))) void multiply_amx_int8(int64_t rounds) {
+  _tile_loadconfig(&kWholeTiles);
+  for (int64_t i = 0; i < rounds; ++i) {
+    DUET_TILES(DUET_STEP_AMX_INT8)
+  }
+  _tile_release();
+}
 #endif
 
 struct Loop {
@@ -89,6 +116,8 @@ struct Loop {
 Loop loop_of(CpuLevel level, Units units) {
 #if defined(__x86_64__)
   if (level == CpuLevel::kPortable) return {multiply_portable, 4};
+  if (level == CpuLevel::kAmx && units != Units::kFloat)
+    return units == Units::kInt8 ? Loop{multiply_amx_int8, 16384} : Loop{multiply_amx_bf16, 8192};
   if (units == Units::kInt8)
     return level == CpuLevel::kAvx2 ? Loop{multiply_int8_avx2, 32} : Loop{multiply_vnni, 64};
   if (units == Units::kBf16 && level == CpuLevel::kAvx512Bf16) return {multiply_bf16, 32};
@@ -114,7 +143,7 @@ double seconds_of(ThreadPool& pool, const std::function<void(int, int)>& body) {
 }  // namespace
 
 double multiply_rate(CpuLevel level, Units units, ThreadPool& pool) {
-  constexpr int64_t kRounds = 100000;  // a millisecond
+  constexpr int64_t kRounds = 100000;  // a millisecond, of tiles six
   const Loop loop = loop_of(level, units);
   double best = 1e9;
   for (int i = 0; i < 3; ++i) best = std::min(best, seconds_of(pool, [&](int, int) { loop.run(kRounds); }));

@@ -43,15 +43,16 @@ INSTANTIATE_TEST_SUITE_P(All, Gemm, testing::ValuesIn(all_cases()),
                          [](const auto& i) { return name_of(i.param); });
 
 /// |computed − exact| ≤ roundings · u · Σ|a·w|: a product meets those of its chain (16 steps, 64 with bf16
-/// or f16 weights, two each without FMA; 64 pairs with vdpbf16ps), of its block's sum (32 chains) and of the
-/// sum of blocks. vdpbf16ps also flushes subnormals, far below the small constant.
+/// or f16 weights, two each without FMA; 64 pairs with vdpbf16ps, 512 with tdpbf16ps), of its block's sum (32
+/// chains) and of the sum of blocks. Both also flush subnormals, far below the small constant.
 double bound(const Case& p, ConstRows a, const WeightView& w, int64_t m, int64_t n, double c0) {
   double sum = std::fabs(c0);
   for (int64_t k = 0; k < a.cols; ++k) {
     sum +=
         std::fabs(static_cast<double>(round_to(a.row(m)[k], p.rounding)) * ref::weight_at(w, n, k, p.dtype));
   }
-  const int64_t chain = p.dtype == DType::kF32 ? 32 : 128;
+  const bool tiles = p.level == CpuLevel::kAmx && p.dtype == DType::kBf16 && p.rounding == Rounding::kBf16;
+  const int64_t chain = tiles ? 1024 : p.dtype == DType::kF32 ? 32 : 128;
   const int64_t roundings =
       std::min(2 * a.cols, chain) + std::min<int64_t>(a.cols / 16, 32) + a.cols / 512 + 3;
   return static_cast<double>(roundings) * 0x1p-24 * sum + 1e-30;
@@ -201,33 +202,35 @@ TEST_P(Gemm, SingleIsTheSame) {
 
 /// The contract in a few lines of code: one multiply-add per k, ascending, fused at every level that has
 /// the instruction; short chains from zero, summed by blocks, which are added to c (or to nothing) in order.
+/// AMX has a chain of even k and one of odd k in every tile.
 TEST_P(Gemm, AddsShortChainsInOrder) {
   const Case p = GetParam();
-  const bool dot =
-      p.level == CpuLevel::kAvx512Bf16 && p.dtype == DType::kBf16 && p.rounding == Rounding::kBf16;
-  if (dot) GTEST_SKIP() << "vdpbf16ps adds two products at a time";
+  const bool dot = p.dtype == DType::kBf16 && p.rounding == Rounding::kBf16;
+  if (dot && p.level == CpuLevel::kAvx512Bf16) GTEST_SKIP() << "vdpbf16ps adds two products at a time";
+  const bool tiles = dot && p.level == CpuLevel::kAmx;
   const bool fused = p.level != CpuLevel::kPortable;
   constexpr int64_t kM = 14;
   constexpr int64_t kN = 35;
   constexpr int64_t kK = 1195;
-  constexpr int64_t kBlock = 512;
-  const int64_t chain_steps = p.dtype == DType::kF32 ? 16 : 64;
+  const int64_t block_k = tiles ? 1024 : 512;
+  const int64_t chain_steps = tiles ? 32 : p.dtype == DType::kF32 ? 16 : 64;
   const std::vector<float> a = test::random_floats(kM * kK, 51);
   const std::vector<float> start = test::random_floats(kM * kN, 52);
   const StoredWeights w(kN, kK, p.dtype, 53);
   TestContext t(p.level, 1, gemm_scratch_bytes(kM, kN, kK, 1), p.rounding);
   const auto expected = [&](int64_t m, int64_t n, float sum) {
-    for (int64_t first = 0; first < kK; first += kBlock) {
-      const int64_t end = std::min(kK, first + kBlock);
+    for (int64_t first = 0; first < kK; first += block_k) {
+      const int64_t end = std::min(kK, first + block_k);
       float block = 0.0f;
       for (int64_t from = first; from < end; from += chain_steps) {
-        float chain = 0.0f;
+        float chain = 0.0f, odd = 0.0f;
         for (int64_t k = from; k < std::min(end, from + chain_steps); ++k) {
           const float x = round_to(a[static_cast<size_t>(m * kK + k)], p.rounding);
           const float y = ref::weight_at(w.view, n, k, p.dtype);
-          chain = fused ? std::fma(x, y, chain) : chain + x * y;
+          float& to = tiles && k % 2 != 0 ? odd : chain;
+          to = fused ? std::fma(x, y, to) : to + x * y;
         }
-        block = block + chain;
+        block = block + (tiles ? chain + odd : chain);
       }
       sum = sum + block;
     }

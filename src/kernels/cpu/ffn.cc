@@ -29,7 +29,8 @@ const FfnKernels* kernels_for(CpuLevel level) {
     case CpuLevel::kPortable: return ffn_kernels_portable();
     case CpuLevel::kAvx2: return ffn_kernels_avx2();
     case CpuLevel::kAvx512:
-    case CpuLevel::kAvx512Bf16: return ffn_kernels_avx512();
+    case CpuLevel::kAvx512Bf16:
+    case CpuLevel::kAmx: return ffn_kernels_avx512();
   }
   return ffn_kernels_portable();
 }

@@ -23,7 +23,7 @@ struct Grid {
   int64_t chunk_rows, row_chunks;
 };
 
-Grid make_grid(int64_t rows, int64_t n, int threads) {
+Grid make_grid(int64_t rows, int64_t n, int64_t tallest, int threads) {
   Grid g{};
   g.panels = div_up(n, kPanelColumns);
   g.chunk_panels = kChunkPanels;
@@ -36,7 +36,7 @@ Grid make_grid(int64_t rows, int64_t n, int threads) {
   g.chunk_rows = rows;
   if (threads > 1 && g.panel_chunks < 2 * threads && rows > kSplitRows) {
     const int64_t want = div_up(2 * threads, g.panel_chunks);
-    g.chunk_rows = div_up(std::max(div_up(rows, want), kSplitRows), kMaxTileRows) * kMaxTileRows;
+    g.chunk_rows = div_up(std::max(div_up(rows, want), kSplitRows), tallest) * tallest;
   }
   g.row_chunks = div_up(rows, g.chunk_rows);
   return g;
@@ -88,18 +88,19 @@ void run_block(const BlockJob& job, ThreadPool* pool) {
 }
 
 /// Rows per block: M in equal parts of at most kBlockRows, so that the last one is not a remnant.
-int64_t rows_per_block(int64_t m) {
+int64_t rows_per_block(int64_t m, int64_t tallest) {
   const int64_t blocks = div_up(m, kBlockRows);
-  return std::min(kBlockRows, div_up(div_up(m, blocks), kMaxTileRows) * kMaxTileRows);
+  return std::min(kBlockRows, div_up(div_up(m, blocks), tallest) * tallest);
 }
 
 void gemm_blocks(CpuLevel level, Rounding rounding, ThreadPool* pool, ConstRows a, const PackedView& w,
                  Rows c, Accumulate accumulate, float* block) {
   const Product product = choose_product(level, rounding, w);
-  const int64_t step = rows_per_block(a.rows);
+  const int64_t tallest = tallest_tile(product);
+  const int64_t step = rows_per_block(a.rows, tallest);
   for (int64_t m = 0; m < a.rows; m += step) {
     const int64_t rows = std::min(step, a.rows - m);
-    const Grid grid = make_grid(rows, w.n, pool ? pool->threads() : 1);
+    const Grid grid = make_grid(rows, w.n, tallest, pool ? pool->threads() : 1);
     const BlockJob job{product, a.row_slice(m, rows), w, c.row_slice(m, rows), accumulate, block, grid};
     run_block(job, pool);
   }

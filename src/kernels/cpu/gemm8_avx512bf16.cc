@@ -1,62 +1,14 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/widen8_avx512bf16.h"
 
-// 8-bit weights as bf16, exactly: int8 and e4m3 have fewer digits. A weight's low seven bits look up both
-// bytes of its magnitude in tables of 128 entries (vpermi2b: two registers each); a quad, 16 columns × 4 k,
-// becomes two registers of pairs for vdpbf16ps.
+// 8-bit weights as bf16 (widen8_avx512bf16.h), multiplied by vdpbf16ps.
 
 namespace duet::gemm_detail {
 namespace {
 
-enum class Kind { kF8, kI8 };
 constexpr int64_t kAhead = 1024;
-
-constexpr float magnitude(Kind kind, int code) {
-  if (kind == Kind::kI8) return static_cast<float>(code);
-  float v = static_cast<float>(code < 8 ? code : 8 + code % 8) * 0x1p-9f;
-  for (int e = 1; e < code / 8; ++e) v *= 2.0f;
-  return v;
-}
-
-struct Bytes {
-  alignas(64) uint8_t low[128];
-  alignas(64) uint8_t high[128];
-};
-constexpr Bytes make_bytes(Kind kind) {
-  Bytes b{};
-  for (int code = 0; code < 128; ++code) {
-    const uint32_t bits = __builtin_bit_cast(uint32_t, magnitude(kind, code));
-    b.low[code] = static_cast<uint8_t>(bits >> 16);
-    b.high[code] = static_cast<uint8_t>(bits >> 24);
-  }
-  return b;
-}
-template <Kind K>
-constexpr Bytes kBytes = make_bytes(K);
-
-template <Kind K>
-struct Tables {
-  __m512i low[2], high[2];
-  [[gnu::always_inline]] Tables() {
-    low[0] = _mm512_load_si512(kBytes<K>.low);
-    low[1] = _mm512_load_si512(kBytes<K>.low + 64);
-    high[0] = _mm512_load_si512(kBytes<K>.high);
-    high[1] = _mm512_load_si512(kBytes<K>.high + 64);
-  }
-  /// first: k 0 and 1 of each column; second: k 2 and 3.
-  [[gnu::always_inline]] void widen(const std::byte* quad, __m512i& first, __m512i& second) const {
-    const __m512i codes = _mm512_loadu_si512(quad);
-    const __m512i index = K == Kind::kI8 ? _mm512_abs_epi8(codes) : codes;  // vpermi2b reads seven bits
-    const __m512i bottom = _mm512_permutex2var_epi8(low[0], index, low[1]);
-    const __m512i above = _mm512_permutex2var_epi8(high[0], index, high[1]);
-    // above | (codes & 0x80)
-    const __m512i top =
-        _mm512_ternarylogic_epi32(above, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
-    first = _mm512_unpacklo_epi8(bottom, top);
-    second = _mm512_unpackhi_epi8(bottom, top);
-  }
-};
 
 template <int R, int P>
 [[gnu::always_inline]] inline void multiply_pair(__m512 (&acc)[R][P], const __m512i (&w)[P], const float* a) {
@@ -133,6 +85,7 @@ void widen(int64_t quads, const std::byte* w, std::byte* out) {
   const Tables<K> tables;
   for (int64_t q = 0; q < quads; ++q, w += 64, out += 128) {
     __m512i first, second;
+    _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
     tables.widen(w, first, second);
     _mm512_storeu_si512(out, first);
     _mm512_storeu_si512(out + 64, second);

@@ -62,22 +62,31 @@ Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w) {
   const GemmKernels* kernels = portable ? gemm_kernels_portable()
                                : avx2   ? gemm_kernels_avx2()
                                         : gemm_kernels_avx512();
-  const bool dot = level == CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
+  const bool amx = level == CpuLevel::kAmx;
+  const bool dot = level >= CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
   Product product{&kernels->f32, kernels->round_row, rounding, nullptr, nullptr, w.k};
   if (w.inputs == Inputs::kInt8) {
-    product.int8 = portable ? int8_kernels_portable() : avx2 ? int8_kernels_avx2() : int8_kernels_avx512();
+    product.int8 = portable ? int8_kernels_portable()
+                   : avx2   ? int8_kernels_avx2()
+                   : amx    ? int8_kernels_amx()
+                            : int8_kernels_avx512();
   } else if (w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8) {
     product.weight_only = portable ? weight_only_portable()
                           : avx2   ? weight_only_avx2()
-                          : dot    ? weight_only_avx512bf16()
-                                   : weight_only_avx512();
+                          : !dot   ? weight_only_avx512()
+                          : amx    ? weight_only_amx()
+                                   : weight_only_avx512bf16();
     product.tiles = product.weight_only->wide;
   } else if (w.dtype == DType::kF16) {
     product.tiles = &kernels->f16;
   } else if (w.dtype == DType::kBf16) {
-    product.tiles = dot ? dot_tiles_avx512bf16() : &kernels->bf16;
+    product.tiles = !dot ? &kernels->bf16 : amx ? dot_tiles_amx() : dot_tiles_avx512bf16();
   }
   return product;
+}
+
+int64_t tallest_tile(const Product& product) {
+  return product.int8 ? product.int8->max_rows : product.tiles->max_rows;
 }
 
 int64_t block_words(int64_t rows, int64_t k) {
@@ -177,6 +186,7 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
       } while (s < steps);
       p += panels;
     }
+    if (tiles.done) tiles.done();
     return;
   }
   int64_t s = 0;
@@ -194,6 +204,7 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
     }
     s = end;
   } while (s < steps);
+  if (tiles.done) tiles.done();
 }
 
 }  // namespace duet::gemm_detail

@@ -22,6 +22,8 @@ struct Product {
   int64_t k = 0;                                   // of the weights
 };
 Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w);
+/// Rows of its tallest tile: rows are best cut at multiples of it.
+int64_t tallest_tile(const Product& product);
 
 /// Words a block of `rows` rows of length k needs; linear in rows, an upper bound for every Product.
 int64_t block_words(int64_t rows, int64_t k);

@@ -78,6 +78,7 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
     }
     p += panels;
   }
+  if (kernels.done) kernels.done();
 }
 
 }  // namespace duet::gemm_detail

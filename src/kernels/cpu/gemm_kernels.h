@@ -24,19 +24,19 @@
 namespace duet::gemm_detail {
 
 /// Activations are copied (and rounded) row by row into blocks of this many 32-bit words: one f32, or
-/// a pair of bf16 for the dot product. 12 rows are 24 KiB: they stay in a 32 KiB L1 while the
-/// weights stream by.
+/// a pair of bf16 for the dot product. 12 rows, as many as the tallest tile of vector registers has, are 24
+/// KiB: they stay in a 32 KiB L1 while the weights stream by.
 constexpr int64_t kBlockSteps = 512;
 /// Words from one row of a block to the next: a constant, so that tiles address rows by displacement;
 /// 33 cache lines, so that rows do not meet in the same L1 set.
 constexpr int64_t kRowWords = kBlockSteps + 16;
-constexpr int kMaxTileRows = 12;
+constexpr int kMaxTileRows = 32;
 /// Steps of one chain, by the weights' type. A rounding error is as large as the partial sum that a chain
 /// carries along, so short chains lose a fraction of what one long chain loses. 16 cost about 5 % of the
 /// speed; rounded weights and activations hide the difference, and their chains are longer.
 /// Even, because bf16 weights lie in pairs; divisors of kBlockSteps, the range of one call.
 constexpr int64_t kSumSteps = 16;        // float32
-constexpr int64_t kSumStepsNarrow = 64;  // bf16, f16
+constexpr int64_t kSumStepsNarrow = 64;  // bf16, f16; AMX: kBlockSteps
 static_assert(kBlockSteps % kSumSteps == 0 && kBlockSteps % kSumStepsNarrow == 0);
 
 /// c [rows, 16 · panels] (+)= a · w over `steps` words of each row: a has stride kRowWords, panel p
@@ -49,6 +49,7 @@ struct TileSet {
   int max_rows;
   bool pairs;                    // a word of a is two bf16
   TileFn tile[kMaxTileRows][3];  // [rows - 1][0: one panel, 1: two panels, 2: four panels]
+  void (*done)() = nullptr;      // where not null: to be called by a thread after its last tile
 };
 
 struct GemmKernels {
@@ -94,21 +95,30 @@ struct Int8Kernels {
   /// in[count] → the tiles' form of int8: count bytes, zeros up to a multiple of 64, the scale (f32).
   /// out may be where in is. A row with NaN or infinity gets a NaN or infinite scale.
   void (*quantise_row)(const float* in, int64_t count, std::byte* out);
+  void (*done)() = nullptr;  // as in TileSet
 };
 
 const WeightOnlyKernels* weight_only_portable();
 const WeightOnlyKernels* weight_only_avx2();
 const WeightOnlyKernels* weight_only_avx512();
+/// Tiles for few rows of pairs of bf16 that give the bits of tdpbf16ps.
+TileSet bf16_tiles_like_amx();
+TileSet f8_tiles_like_amx();
+TileSet i8_tiles_like_amx();
 /// With inputs rounded to bf16: 8-bit weights are bf16 exactly, so vdpbf16ps multiplies them.
 const WeightOnlyKernels* weight_only_avx512bf16();
 const Int8Kernels* int8_kernels_portable();
 const Int8Kernels* int8_kernels_avx2();
 const Int8Kernels* int8_kernels_avx512();
+const WeightOnlyKernels* weight_only_amx();
+const Int8Kernels* int8_kernels_amx();
 
 const GemmKernels* gemm_kernels_portable();
 const GemmKernels* gemm_kernels_avx2();
 const GemmKernels* gemm_kernels_avx512();
 /// bf16 · bf16 by vdpbf16ps. Its rounding (to nearest, subnormals flushed) is the instruction's own.
 const TileSet* dot_tiles_avx512bf16();
+/// The same by tdpbf16ps.
+const TileSet* dot_tiles_amx();
 
 }  // namespace duet::gemm_detail

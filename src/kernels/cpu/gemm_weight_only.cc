@@ -163,6 +163,7 @@ void multiply_weight_only(const Product& product, const float* block, int64_t ro
     few_rows(job, w, row0, static_cast<int>(row1 - row0), panel0, panel1, start);
   } else {
     many_rows(job, w, row0, Strips(row1 - row0, product.weight_only->wide->max_rows), panel0, panel1, start);
+    if (product.weight_only->wide->done) product.weight_only->wide->done();
   }
 }
 

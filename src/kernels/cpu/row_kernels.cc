@@ -40,7 +40,8 @@ const RowKernels& row_kernels(CpuLevel level) {
     case CpuLevel::kPortable: return kRowKernelsPortable;
     case CpuLevel::kAvx2: return kRowKernelsAvx2;
     case CpuLevel::kAvx512:
-    case CpuLevel::kAvx512Bf16: return kRowKernelsAvx512;  // no bf16 arithmetic in a row
+    case CpuLevel::kAvx512Bf16:
+    case CpuLevel::kAmx: return kRowKernelsAvx512;  // no bf16 arithmetic in a row
   }
 #else
   (void)level;
