@@ -24,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kTimeoutS = 20;        // of each read and write: a probe that hangs is worse than none
 constexpr int kConnectTries = 100;   // the server may still be starting: 100 × 20 ms
-constexpr size_t kBuffer = 1 << 16;  // per read and write
+constexpr size_t kBuffer = 1 << 18;  // per read and write; a reader sleeps until so much is there
 
 [[noreturn]] void fail(const char* what) {
   std::fprintf(stderr, "link_probe: %s: %s\n", what, std::strerror(errno));
@@ -43,6 +43,8 @@ void write_all(int fd, uint64_t bytes) {
 void read_all(int fd, uint64_t bytes) {
   static std::vector<char> sink(kBuffer);
   while (bytes > 0) {
+    const int wanted = static_cast<int>(std::min<uint64_t>(bytes, kBuffer));
+    setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
     const ssize_t n = recv(fd, sink.data(), std::min<uint64_t>(bytes, kBuffer), 0);
     if (n <= 0) fail("receive");
     bytes -= static_cast<uint64_t>(n);

@@ -10,7 +10,7 @@ usage() {
   cat >&2 <<'END'
 usage: bench/overlap_proof.sh [--duet BUILD/duet] [--out DIR] [--repeats N] [--only REGEX] [--args "FLAGS"]
   --out DIR    one JSON file per case and table.md (default overlap-proof)
-  --only REGEX cases by name: prefill-8x256-all-reduce-50, decode-128-all-reduce-40, balance-30-..., mixed-...
+  --only REGEX cases by name: prefill-8x256-all-reduce-50, decode-128-all-reduce-40, balance-704-..., mixed-..., dense-...
   --args FLAGS more flags for duet bench overlap: "--quantization w8a8"
   WRAP=COMMAND in the environment goes before every measurement
 END
@@ -97,6 +97,12 @@ done
 for width in 704 448 288 192; do
   run_case "balance-$width-all-reduce" 50 "$(with_experts $width)" --tokens 2048 --sequences 8
 done
+# A dense model.
+dense=models/configs/llama-720m.json
+for share in 50 35 25; do
+  run_case "dense-8x256-all-reduce" $share $dense --tokens 2048 --sequences 8
+done
+run_case "dense-decode-128-all-reduce" 40 $dense --phase decode --tokens 128
 rm -f "$out/rate.json" "$out/err"
 python3 tools/overlap_table.py "$out"/*-[0-9][0-9].json > "$out/table.md"
 cat "$out/table.md"
