@@ -14,7 +14,8 @@ if [ "${1-}" = --rank ]; then  # on each of the hosts
   own=$(ip -4 -o addr show e0 | sed 's/.*inet \([0-9.]*\)\/.*/\1/')
   peer=${own%.*}.$((3 - ${own##*.}))
   milliseconds() {
-    "$duet" bench kernels --threads 1 --filter "$filter" --seconds 3 --json - 2> /dev/null |
+    # Without what says that this is a rank of a job.
+    env -i PATH="$PATH" DUET_CPU="${DUET_CPU-}" "$duet" bench kernels --threads 1 --filter "$filter" --seconds 3 --json - 2> /dev/null |
       python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["seconds"] * 1e3)'
   }
   meet() {  # NAME
@@ -29,9 +30,9 @@ if [ "${1-}" = --rank ]; then  # on each of the hosts
   for turn in $(seq "$turns"); do
     meet "idle$turn"
     milliseconds >> "$dir/idle"
-    "$dir/link_probe" serve $((7000 + turn)) &
+    "$dir/link_probe" serve $((7000 + turn)) 2> /dev/null &
     meet "full$turn"
-    "$dir/link_probe" measure "$peer" $((7000 + turn)) "$bytes" 1 > /dev/null &
+    "$dir/link_probe" measure "$peer" $((7000 + turn)) "$bytes" 1 &> /dev/null &
     milliseconds >> "$dir/full"
     meet "end$turn"
     kill %1 %2 2> /dev/null || true

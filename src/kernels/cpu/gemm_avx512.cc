@@ -2,15 +2,13 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 
-// Narrow weights: 12 rows × 2 panels: 24 accumulators, 2 weights and a broadcast in 32 registers; per k 24
-// multiply-adds against 14 loads. float32, whose chains are short: 6 rows × 2 panels, so that the 12 sums of
-// chains stay in registers beside the 12 accumulators; stores, one a cycle, would take a seventh of the time.
-// Few rows: 4 panels, four sequential streams from memory.
+// 12 rows × 2 panels: 24 accumulators, 2 weights and a broadcast in 32 registers; per k 24
+// multiply-adds against 14 loads. Few rows: 4 panels, four sequential streams from memory.
 
 namespace duet::gemm_detail {
 namespace {
 
-enum class Kind { kBf16, kF16 };
+enum class Kind { kF32, kBf16, kF16 };
 constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches 31 GB/s with 1 KiB ahead
 
 template <int R, int P>
@@ -27,7 +25,17 @@ template <Kind K, int R, int P>
 [[gnu::always_inline]] inline void multiply(__m512 (&acc)[R][P], int64_t steps, const float* a,
                                             const std::byte* w, int64_t panel_stride) {
   __m512 wide[P];
-  if constexpr (K == Kind::kBf16) {
+  if constexpr (K == Kind::kF32) {
+    for (int64_t s = 0; s < steps; ++s, w += 64) {
+      DUET_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const std::byte* from = w + p * panel_stride;
+        _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+        wide[p] = _mm512_loadu_ps(from);
+      }
+      multiply_step<R, P>(acc, wide, a + s);
+    }
+  } else if constexpr (K == Kind::kBf16) {
     // A word holds two k of one column: the even one below, the odd one above.
     const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     for (int64_t s = 0; s < steps; s += 2, w += 64) {
@@ -61,8 +69,8 @@ template <Kind K, int R, int P>
 template <Kind K, int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  constexpr int64_t kChain = kSumStepsNarrow;
-  constexpr int64_t kStepBytes = 32;
+  constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
+  constexpr int64_t kStepBytes = K == Kind::kF32 ? 64 : 32;
   alignas(64) float sum[R * P * 16] = {};
   for (int64_t s = 0, end; s < steps; s = end) {
     end = steps - s < kChain ? steps : s + kChain;
@@ -90,70 +98,6 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
     }
   }
 }
-
-/// One k: acc (+)= x · w. The first product of a chain needs no zero to be added to.
-template <int R, int P, bool kFirst>
-[[gnu::always_inline]] inline void step_f32(__m512 (&acc)[R][P], const float* a, const std::byte* w,
-                                            int64_t panel_stride) {
-  __m512 weights[P];
-  DUET_UNROLL
-  for (int p = 0; p < P; ++p) {
-    const std::byte* from = w + p * panel_stride;
-    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
-    weights[p] = _mm512_loadu_ps(from);
-  }
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
-    const __m512 x = _mm512_set1_ps(a[r * kRowWords]);
-    DUET_UNROLL
-    for (int p = 0; p < P; ++p) {
-      acc[r][p] = kFirst ? _mm512_mul_ps(x, weights[p]) : _mm512_fmadd_ps(x, weights[p], acc[r][p]);
-      asm("" : "+v"(acc[r][p]));  // in place: no copies between registers, none to memory
-    }
-  }
-}
-
-template <int R, int P>
-void tile_f32(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
-              bool load_c) {
-  __m512 sum[R][P];
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
-    DUET_UNROLL
-    for (int p = 0; p < P; ++p) sum[r][p] = _mm512_setzero_ps();
-  }
-  for (int64_t s = 0; s < steps;) {
-    const int64_t end = steps - s < kSumSteps ? steps : s + kSumSteps;
-    __m512 acc[R][P];
-    step_f32<R, P, true>(acc, a + s, w + s * 64, panel_stride);
-    for (++s; s < end; ++s) step_f32<R, P, false>(acc, a + s, w + s * 64, panel_stride);
-    DUET_UNROLL
-    for (int r = 0; r < R; ++r) {
-      DUET_UNROLL
-      for (int p = 0; p < P; ++p) {
-        sum[r][p] = _mm512_add_ps(sum[r][p], acc[r][p]);
-        asm("" : "+v"(sum[r][p]));
-      }
-    }
-  }
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
-    DUET_UNROLL
-    for (int p = 0; p < P; ++p) {
-      float* to = c + r * ldc + p * 16;
-      _mm512_storeu_ps(to, load_c ? _mm512_add_ps(_mm512_loadu_ps(to), sum[r][p]) : sum[r][p]);
-    }
-  }
-}
-
-constexpr TileSet kTilesF32 = {6,
-                               false,
-                               {{tile_f32<1, 1>, tile_f32<1, 2>, tile_f32<1, 4>},
-                                {tile_f32<2, 1>, tile_f32<2, 2>, tile_f32<2, 4>},
-                                {tile_f32<3, 1>, tile_f32<3, 2>, tile_f32<3, 4>},
-                                {tile_f32<4, 1>, tile_f32<4, 2>, nullptr},
-                                {tile_f32<5, 1>, tile_f32<5, 2>, nullptr},
-                                {tile_f32<6, 1>, tile_f32<6, 2>, nullptr}}};
 
 template <Kind K>
 constexpr TileSet tiles() {
@@ -197,7 +141,7 @@ void round_row(Rounding rounding, const float* in, int64_t count, float* out) {
   }
 }
 
-constexpr GemmKernels kKernels = {kTilesF32, tiles<Kind::kBf16>(), tiles<Kind::kF16>(), round_row};
+constexpr GemmKernels kKernels = {tiles<Kind::kF32>(), tiles<Kind::kBf16>(), tiles<Kind::kF16>(), round_row};
 
 }  // namespace
 
