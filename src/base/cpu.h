@@ -13,10 +13,10 @@ const char* to_string(CpuLevel level);
 /// Inverse of to_string; throws Error(kInvalidArgument) that lists the valid names.
 CpuLevel parse_cpu_level(const std::string& name);
 /// The highest level this machine runs (avx2 needs FMA and F16C; avx512 needs F, BW, DQ, VL, VNNI;
-/// avx512bf16 also VBMI, which tables of 8-bit weights take; amx tiles of bf16 and int8, and the kernel's leave
-/// to use them, which the first call asks for).
+/// avx512bf16 also VBMI, which tables of 8-bit weights take; amx tiles of bf16 and int8, and the kernel's
+/// leave to use them, which the first call asks for).
 CpuLevel detect_cpu_level();
-/// detect_cpu_level() lowered by DUET_CPU; throws when DUET_CPU asks for more than the machine has.
+/// The fastest level of this machine, or what DUET_CPU says; throws when that is more than the machine has.
 CpuLevel active_cpu_level();
 /// portable … up to detect_cpu_level(), for tests that run them all.
 std::vector<CpuLevel> available_cpu_levels();

@@ -64,7 +64,11 @@ double gemm_gflops(CpuLevel level, DType weights) {
 }
 
 double read_gb_per_s(int threads) {
-  AlignedBuffer buffer(static_cast<size_t>(threads) * (size_t{48} << 20));  // far more than the caches hold
+  // More than the caches hold: some share hundreds of MiB, and a buffer that is read again must not be found
+  // there.
+  const int64_t cache = std::max(sysconf(_SC_LEVEL3_CACHE_SIZE), 0L);
+  AlignedBuffer buffer(
+      static_cast<size_t>(std::max(threads * (int64_t{48} << 20), std::min(2 * cache, int64_t{1} << 30))));
   std::fill_n(buffer.as<char>(), buffer.size(), 1);
   ThreadPool pool(threads);
   double best = 0;

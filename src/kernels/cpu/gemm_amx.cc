@@ -18,7 +18,7 @@ enum class Kind { kBf16, kInt8 };
 constexpr int64_t kAhead = 1024;  // bytes of prefetch
 constexpr int kTileRows = 16;
 constexpr int kRows = 2 * kTileRows;
-constexpr int64_t kTileSteps = 16;
+constexpr int kTileSteps = 16;
 constexpr int64_t kTileBytes = 1024;
 
 /// The operand of ldtilecfg, palette 1: bytes and rows of each register.
@@ -96,11 +96,17 @@ template <Kind K, int P, bool kTall>
   }
 }
 
+/// What is asked from memory meanwhile, for every tile of weights: so many lines of each panel from `at` on.
+struct Ahead {
+  const std::byte* at;
+  int lines;
+};
+
 /// out [rows, 16 · P] = the sums of `steps` steps; whole rows of 4-byte words, `stride` bytes apart.
 template <Kind K, int P, bool kTall>
 [[gnu::always_inline]] inline void multiply(int rows, int64_t steps, const std::byte* a, int64_t a_stride,
                                             const std::byte* w, int64_t panel_stride, std::byte* out,
-                                            int64_t stride) {
+                                            int64_t stride, Ahead ahead) {
   DUET_MEMORY_CHANGES();  // activations are stored before they are loaded
   if (t_rows != rows) _tile_loadconfig(&kConfigs[rows - 1]);
   t_rows = rows;
@@ -110,11 +116,10 @@ template <Kind K, int P, bool kTall>
   if constexpr ((kTall && P >= 2) || P == 4) _tile_zero(3);
   int64_t s = 0;
   for (; s + kTileSteps <= steps; s += kTileSteps, a += 64, w += kTileBytes) {
-    DUET_UNROLL
-    for (int p = 0; p < P; ++p) {
+    for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) {
       DUET_UNROLL
-      for (int line = 0; line < 16; ++line) {
-        _mm_prefetch(reinterpret_cast<const char*>(w + p * panel_stride + kAhead + line * 64), _MM_HINT_T0);
+      for (int p = 0; p < P; ++p) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead.at + p * panel_stride), _MM_HINT_T0);
       }
     }
     multiply_tile<K, P, kTall>(a, a_stride, w, panel_stride);
@@ -149,16 +154,16 @@ template <Kind K, int P, bool kTall>
 
 template <int P, bool kTall>
 [[gnu::noinline]] void tile_of(int rows, int64_t steps, const float* a, const std::byte* w,
-                               int64_t panel_stride, float* c, int64_t ldc, bool load_c) {
+                               int64_t panel_stride, float* c, int64_t ldc, bool load_c, Ahead ahead) {
   const auto* words = reinterpret_cast<const std::byte*>(a);
   if (!load_c) {
     multiply<Kind::kBf16, P, kTall>(rows, steps, words, kRowWords * 4, w, panel_stride,
-                                    reinterpret_cast<std::byte*>(c), ldc * 4);
+                                    reinterpret_cast<std::byte*>(c), ldc * 4, ahead);
     return;
   }
   alignas(64) float sums[(kTall ? kRows : kTileRows) * P * 16];
   multiply<Kind::kBf16, P, kTall>(rows, steps, words, kRowWords * 4, w, panel_stride,
-                                  reinterpret_cast<std::byte*>(sums), P * 64);
+                                  reinterpret_cast<std::byte*>(sums), P * 64, ahead);
   for (int r = 0; r < rows; ++r) {
     DUET_UNROLL
     for (int p = 0; p < P; ++p) {
@@ -171,10 +176,10 @@ template <int P, bool kTall>
 template <int P, bool kTall>
 [[gnu::noinline]] void int8_tile_of(int rows, int64_t quads, const std::byte* a, int64_t a_stride,
                                     int64_t scale_at, const std::byte* w, int64_t panel_stride, float* c,
-                                    int64_t ldc, bool load_c) {
+                                    int64_t ldc, bool load_c, Ahead ahead) {
   alignas(64) int32_t sums[(kTall ? kRows : kTileRows) * P * 16];
   multiply<Kind::kInt8, P, kTall>(rows, quads, a, a_stride, w + 128, panel_stride,
-                                  reinterpret_cast<std::byte*>(sums), P * 64);
+                                  reinterpret_cast<std::byte*>(sums), P * 64, ahead);
   __m512 scale[P];
   __m512i excess[P];
   DUET_UNROLL
@@ -194,15 +199,57 @@ template <int P, bool kTall>
   }
 }
 
+/// Many rows: strip by strip, while the panels that come next are brought from memory, a part by each strip.
+/// To the first strip alone their lines would come four times slower than it multiplies.
+template <typename Strip>
+[[gnu::always_inline]] inline void strips(int64_t rows, int64_t tiles, const std::byte* w,
+                                          const std::byte* next, const Strip& strip) {
+  const int64_t count = (rows + kRows - 1) / kRows;
+  const auto lines = static_cast<int>((kTileSteps + count - 1) / count);
+  const int64_t low = rows / count, taller = rows % count;
+  int64_t row = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto height = static_cast<int>(low + (i < taller ? 1 : 0));
+    const Ahead ahead = next     ? Ahead{next + i * tiles * lines * 64, lines}
+                        : i == 0 ? Ahead{w + kAhead, kTileSteps}
+                                 : Ahead{w, 0};
+    strip(row, height, ahead);
+    row += height;
+  }
+}
+
+void tall(int64_t rows, int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c,
+          int64_t ldc, bool load_c, const std::byte* next) {
+  strips(
+      rows, steps / kTileSteps, w,
+      next, [&](int64_t row, int height, Ahead ahead) __attribute__((always_inline)) {
+        const auto run = height > kTileRows ? tile_of<2, true> : tile_of<2, false>;
+        run(height, steps, a + row * kRowWords, w, panel_stride, c + row * ldc, ldc, load_c, ahead);
+      });
+}
+
+void int8_tall(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+               const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
+               const std::byte* next) {
+  strips(
+      rows, quads / kTileSteps, w,
+      next, [&](int64_t row, int height, Ahead ahead) __attribute__((always_inline)) {
+        const auto run = height > kTileRows ? int8_tile_of<2, true> : int8_tile_of<2, false>;
+        run(height, quads, a + row * a_stride, a_stride, scale_at, w, panel_stride, c + row * ldc, ldc,
+            load_c, ahead);
+      });
+}
+
 template <int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  tile_of<P, (R > kTileRows)>(R, steps, a, w, panel_stride, c, ldc, load_c);
+  tile_of<P, (R > kTileRows)>(R, steps, a, w, panel_stride, c, ldc, load_c, {w + kAhead, kTileSteps});
 }
 template <int R, int P>
 void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
                int64_t panel_stride, float* c, int64_t ldc, bool load_c) {
-  int8_tile_of<P, (R > kTileRows)>(R, quads, a, a_stride, scale_at, w, panel_stride, c, ldc, load_c);
+  int8_tile_of<P, (R > kTileRows)>(R, quads, a, a_stride, scale_at, w, panel_stride, c, ldc, load_c,
+                                   {w + kAhead, kTileSteps});
 }
 
 template <int R>
@@ -218,12 +265,15 @@ constexpr Int8TileFn widest_int8_tile() {
 
 template <int... R>
 constexpr TileSet make_tiles(std::integer_sequence<int, R...>) {
-  return {kRows, true, {{tile<R + 1, 1>, tile<R + 1, 2>, widest_tile<R + 1>()}...}, release};
+  return {kRows, true, {{tile<R + 1, 1>, tile<R + 1, 2>, widest_tile<R + 1>()}...}, release, tall};
 }
 template <int... R>
 constexpr Int8Kernels make_int8(std::integer_sequence<int, R...>) {
-  return {
-      kRows, {{int8_tile<R + 1, 1>, int8_tile<R + 1, 2>, widest_int8_tile<R + 1>()}...}, nullptr, release};
+  return {kRows,
+          {{int8_tile<R + 1, 1>, int8_tile<R + 1, 2>, widest_int8_tile<R + 1>()}...},
+          nullptr,
+          release,
+          int8_tall};
 }
 
 static_assert(kRows <= kMaxTileRows);

@@ -194,6 +194,14 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
     const int64_t end = std::min(steps, s + kBlockSteps);
     for (int64_t p = panel0; p < panel1;) {
       const int panels = widest(tiles, most, panel1 - p);
+      if (tiles.tall && panels == 2 && (p + 2) * kPanelColumns <= w.n) {
+        const std::byte* at = job.w + p * job.panel_stride + s * job.step_bytes;
+        tiles.tall(row1 - row0, end - s, block + (s / kBlockSteps * rows + row0) * kRowWords, at,
+                   job.panel_stride, job.c + row0 * ldc + p * kPanelColumns, ldc, start || s > 0,
+                   p + 4 <= panel1 ? at + 2 * job.panel_stride : nullptr);
+        p += 2;
+        continue;
+      }
       int64_t row = row0;
       for (int64_t i = 0; i < strips.count; ++i) {
         const int height = strips.height(i);

@@ -71,6 +71,14 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
       prefetch_panels(job.w + (p + panels) * job.panel_bytes, job.panel_bytes,
                       std::min<int64_t>(panels, panel1 - p - panels));
     }
+    if (kernels.tall && strips.count > 1 && panels == 2 && (p + 2) * kPanelColumns <= w.n) {
+      const std::byte* at = job.w + p * job.panel_bytes;
+      kernels.tall(row1 - row0, job.quads, block + row0 * a_stride, a_stride, job.scale_at, at,
+                   job.panel_bytes, job.c + row0 * ldc + p * kPanelColumns, ldc, job.load_c,
+                   p + 4 <= panel1 ? at + 2 * job.panel_bytes : nullptr);
+      p += 2;
+      continue;
+    }
     int64_t row = row0;
     for (int64_t i = 0; i < strips.count; ++i) {
       run_tile(job, row, strips.height(i), p, panels);

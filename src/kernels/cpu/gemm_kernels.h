@@ -50,6 +50,10 @@ struct TileSet {
   bool pairs;                    // a word of a is two bf16
   TileFn tile[kMaxTileRows][3];  // [rows - 1][0: one panel, 1: two panels, 2: four panels]
   void (*done)() = nullptr;      // where not null: to be called by a thread after its last tile
+  /// Where not null: two panels and more rows than a tile has. `next`, if any, is what will be multiplied
+  /// next, as w is.
+  void (*tall)(int64_t rows, int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
+               float* c, int64_t ldc, bool load_c, const std::byte* next) = nullptr;
 };
 
 struct GemmKernels {
@@ -96,6 +100,9 @@ struct Int8Kernels {
   /// out may be where in is. A row with NaN or infinity gets a NaN or infinite scale.
   void (*quantise_row)(const float* in, int64_t count, std::byte* out);
   void (*done)() = nullptr;  // as in TileSet
+  void (*tall)(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+               const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
+               const std::byte* next) = nullptr;
 };
 
 const WeightOnlyKernels* weight_only_portable();
