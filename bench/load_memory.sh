@@ -16,7 +16,7 @@ config=${1:-models/configs/deepseek-678m.json}
 mkdir -p "$work"
 cp "$config" "$work/config.json"
 python3 - "$work" <<'PYTHON'
-import json, os, random, struct, sys
+import json, random, struct, sys
 work = sys.argv[1]
 c = json.load(open(f"{work}/config.json"))
 c["torch_dtype"] = "bfloat16"

@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 duet=$here/../build/duet filter="experts 512 tokens, 6 of 32, 1024 x 704 bf16" turns=3
 if [ "${1-}" = --rank ]; then  # on each of the hosts
-  dir=$2 duet=$3 filter=$4 turns=$5 bytes=$6
+  dir=$2 duet=$3 filter=$4 turns=$5
   rank=$OMPI_COMM_WORLD_RANK
   own=$(ip -4 -o addr show e0 | sed 's/.*inet \([0-9.]*\)\/.*/\1/')
   peer=${own%.*}.$((3 - ${own##*.}))
@@ -32,7 +32,7 @@ if [ "${1-}" = --rank ]; then  # on each of the hosts
     milliseconds >> "$dir/idle"
     "$dir/link_probe" serve $((7000 + turn)) 2> /dev/null &
     meet "full$turn"
-    "$dir/link_probe" measure "$peer" $((7000 + turn)) "$bytes" 1 &> /dev/null &
+    "$dir/link_probe" measure "$peer" $((7000 + turn)) 1000000000000 1 &> /dev/null &  # until it is stopped
     milliseconds >> "$dir/full"
     meet "end$turn"
     kill %1 %2 2> /dev/null || true
@@ -55,10 +55,8 @@ trap 'rm -rf "$dir"' EXIT
 "${CXX:-c++}" -std=c++20 -O1 -o "$dir/link_probe" "$here/link_probe.cc"
 for rate in "$@"; do
   rm -f "$dir"/idle* "$dir"/full* "$dir"/end*
-  per_s=$(awk -v r="$rate" 'BEGIN { u = r; sub(/^[0-9.]+/, "", u); s["kbit"] = 1e3; s["mbit"] = 1e6; s["gbit"] = 1e9
-    if (!(u in s)) exit 1; printf "%d", r * s[u] / 8 }') || { echo "wire_price.sh: RATE is like 120mbit" >&2; exit 2; }
   "$here/two_hosts.sh" --no-verify --mtu 32000 2 "$rate" \
-    bash "$here/wire_price.sh" --rank "$dir" "$duet" "$filter" "$turns" $((per_s * 30))
+    bash "$here/wire_price.sh" --rank "$dir" "$duet" "$filter" "$turns"
   python3 - "$dir" "$rate" <<'PYTHON'
 import statistics, sys
 idle, full = ([float(line) for line in open(f"{sys.argv[1]}/{name}")] for name in ("idle", "full"))

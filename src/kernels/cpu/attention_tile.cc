@@ -120,6 +120,18 @@ void pack_values(const RowKernels& kernels, Rounding rounding, const float* valu
   kernels.pack_rows_f32(values, stride, keys, n, static_cast<float*>(out), value_panel(rounding, room));
 }
 
+void pack_values_as_they_lie(const RowKernels& kernels, DType dtype, const std::byte* rows, int64_t stride,
+                             int64_t columns, int64_t first, int64_t n, int64_t panel, std::byte* out) {
+  const int64_t at = first * kPanelColumns;
+  if (dtype == DType::kBf16) {
+    kernels.pack_rows_bf16(reinterpret_cast<const uint16_t*>(rows), stride, n, columns,
+                           reinterpret_cast<uint16_t*>(out) + at, panel);
+  } else {
+    kernels.pack_rows_f32(reinterpret_cast<const float*>(rows), stride, n, columns,
+                          reinterpret_cast<float*>(out) + at, panel);
+  }
+}
+
 bool any_spoilt(Rounding rounding, const float* values, int64_t stride, int64_t n, int64_t keys) {
   // f16's largest value, and the largest f32 that rounds to a finite bf16.
   const float limit = rounding == Rounding::kF16 ? 65504.0f : 3.3895e38f;

@@ -137,15 +137,10 @@ Scratch scratch_of(const Job& job, const Shared& g, int thread) {
 /// cache.
 void pack_values_as_they_lie(const Job& job, const std::byte* rows, int64_t first, int64_t n,
                              const Scratch& t) {
-  const int64_t hd = job.shape.head_dim, at = first * kPanelColumns;
-  const int64_t panel = attention::value_panel(job.cx.rounding, kTile);
-  if (job.cache.dtype == DType::kBf16) {
-    job.rows.pack_rows_bf16(reinterpret_cast<const uint16_t*>(rows) + hd, 2 * hd, n, hd,
-                            reinterpret_cast<uint16_t*>(t.values) + at, panel);
-  } else {
-    job.rows.pack_rows_f32(reinterpret_cast<const float*>(rows) + hd, 2 * hd, n, hd,
-                           reinterpret_cast<float*>(t.values) + at, panel);
-  }
+  const int64_t hd = job.shape.head_dim;
+  attention::pack_values_as_they_lie(job.rows, job.cache.dtype,
+                                     rows + hd * static_cast<int64_t>(dtype_bytes(job.cache.dtype)), 2 * hd,
+                                     hd, first, n, attention::value_panel(job.cx.rounding, kTile), t.values);
 }
 
 /// The first `keys` values of the tile in t.raw.
@@ -172,10 +167,7 @@ void pack_tile(const Job& job, const Block& block, int64_t first, int64_t keys, 
     pack_values(job, keys, t);
     return;
   }
-  // A panel of keys lies in one block: it is read where it is. (Measured: with AVX2, rows of f32 that come
-  // from memory are read faster when a copy brings them.)
-  const bool in_place = !keep && cache.block_size % kPanelColumns == 0 &&
-                        (cache.dtype == DType::kBf16 || job.cx.level >= CpuLevel::kAvx512);
+  const bool in_place = !keep && attention::reads_in_place(cache, job.cx.level);
   if (!in_place) attention::copy_rows(cache, block.table, first, keys, t.raw);
   const int64_t units = cache.row_bytes() / 8;  // of 32 bits, in a key
   auto* to = reinterpret_cast<uint32_t*>(t.keys);

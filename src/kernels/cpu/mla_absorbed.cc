@@ -124,14 +124,11 @@ void pack_latents(const Job& job, const Token& token, int64_t first, int64_t key
     attention::pack_values(job.rows, job.cx.rounding, t.latent, width, s.lora, keys, keys, t.temp, t.values);
     return;
   }
-  // The usual case: the cache holds just what the product reads. A panel of keys lies in one block: it is
-  // read where it is. (Measured: with AVX2, rows of f32 that come from memory are read faster when a copy
-  // brings them.)
+  // The usual case: the cache holds just what the product reads.
   const attention::CacheRows cache = job.cache_rows();
-  const bool bf16 = type == DType::kBf16;
-  const bool in_place = cache.block_size % kPanelColumns == 0 && (bf16 || job.cx.level >= CpuLevel::kAvx512);
+  const bool in_place = attention::reads_in_place(cache, job.cx.level);
   if (!in_place) attention::copy_rows(cache, token.table, first, keys, t.latent);
-  const int64_t units = bf16 ? width / 2 : width;
+  const int64_t units = cache.row_bytes() / 4;  // of 32 bits, in a row
   const int64_t panel = attention::value_panel(job.cx.rounding, keys);
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
     // The next tile comes to L2 while this one is packed; a whole tile at once would fill the queues of the
@@ -142,13 +139,7 @@ void pack_latents(const Job& job, const Token& token, int64_t first, int64_t key
                                      : reinterpret_cast<const std::byte*>(t.latent) + key * cache.row_bytes();
     job.rows.pack_columns(reinterpret_cast<const uint32_t*>(rows), units, n, units,
                           reinterpret_cast<uint32_t*>(t.keys) + key * units);
-    if (bf16) {
-      job.rows.pack_rows_bf16(reinterpret_cast<const uint16_t*>(rows), width, n, s.lora,
-                              reinterpret_cast<uint16_t*>(t.values) + key * kPanelColumns, panel);
-    } else {
-      job.rows.pack_rows_f32(reinterpret_cast<const float*>(rows), width, n, s.lora,
-                             reinterpret_cast<float*>(t.values) + key * kPanelColumns, panel);
-    }
+    attention::pack_values_as_they_lie(job.rows, type, rows, width, s.lora, key, n, panel, t.values);
   }
 }
 
