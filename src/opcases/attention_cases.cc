@@ -42,9 +42,10 @@ struct Cached {
     const int64_t one = step.spans * blocks * kBlock * width * static_cast<int64_t>(dtype_bytes(dtype));
     const int64_t sets = at_least / one + 1;
     const std::vector<float> values = random_floats(step.spans * blocks * kBlock * width, 3, 0.5f);
-    std::vector<std::byte> set(static_cast<size_t>(one));
-    convert_from_f32(values.data(), dtype, set.data(), values.size());
-    for (int64_t i = 0; i < sets; ++i) bytes.insert(bytes.end(), set.begin(), set.end());
+    bytes = AlignedBuffer(static_cast<size_t>(sets * one));  // as the engine's: with huge pages
+    for (int64_t i = 0; i < sets; ++i) {
+      convert_from_f32(values.data(), dtype, bytes.data() + i * one, values.size());
+    }
     table.resize(static_cast<size_t>(sets * step.spans * blocks));
     std::iota(table.begin(), table.end(), 0);
     std::shuffle(table.begin(), table.end(), std::mt19937(5));
@@ -58,7 +59,7 @@ struct Cached {
   }
   std::span<const AttentionSpan> next() { return spans[at++ % spans.size()]; }
 
-  std::vector<std::byte> bytes;
+  AlignedBuffer bytes;
   std::vector<int32_t> table;
   std::vector<std::vector<AttentionSpan>> spans;
   size_t at = 0;

@@ -129,6 +129,55 @@ TEST(RowKernels, PackingIsTheLayoutOfPackedViews) {
   }
 }
 
+TEST(RowKernels, ProductsOfRowsWhereTheyLie) {
+  constexpr int64_t kStride = 75, kColumn = 5;
+  for (const CpuLevel level : available_cpu_levels()) {
+    const RowKernels& kernels = row_kernels(level);
+    for (const int64_t rows : {1, 2, 5, 8, 11, 16, 17}) {
+      for (const int64_t steps : {1, 15, 16, 17, 50, 64}) {
+        const auto a = test::random_floats(rows * kStride, 21), w = test::random_floats(64 * kStride, 22);
+        const float* groups[4];  // in descending order in memory
+        for (int64_t g = 0; g < 4; ++g) groups[g] = w.data() + (3 - g) * 16 * kStride;
+        const std::byte* places[Streams::kPlaces];
+        for (auto& place : places) place = reinterpret_cast<const std::byte*>(w.data());
+        std::vector<float> c(static_cast<size_t>(rows * 20), 0.25f), alone(16);
+        RowsProduct p;
+        p.a = a.data();
+        p.a_stride = p.w_stride = kStride;
+        p.rows = rows;
+        p.steps = steps;
+        p.groups = groups;
+        p.column = kColumn;
+        p.c = c.data();
+        p.ldc = 20;
+        p.load_c = true;
+        p.ahead = {places, 0, 40};
+        kernels.multiply_rows(p);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t j = 0; j < 16; ++j) {
+            double sum = 0.25;
+            for (int64_t s = 0; s < steps; ++s) {
+              sum += static_cast<double>(a[static_cast<size_t>(r * kStride + s)]) *
+                     groups[s / 16][s % 16 * kStride + kColumn + j];
+            }
+            ASSERT_NEAR(c[static_cast<size_t>(r * 20 + j)], sum, 1e-4)
+                << to_string(level) << rows << " " << steps;
+          }
+          for (int64_t j = 16; j < 20; ++j) ASSERT_EQ(c[static_cast<size_t>(r * 20 + j)], 0.25f);
+          // A row by itself has the same bits.
+          RowsProduct one = p;
+          one.a = a.data() + r * kStride;
+          one.rows = 1;
+          one.c = alone.data();
+          std::fill(alone.begin(), alone.end(), 0.25f);
+          kernels.multiply_rows(one);
+          ASSERT_TRUE(test::same_bits(alone.data(), c.data() + r * 20, 16));
+        }
+      }
+    }
+  }
+}
+
 TEST(RowKernels, F16IsTheScalarConversion) {
   auto x = test::random_floats(1003, 12, 70000.0f);
   for (size_t i = 0; i < 300; ++i) x[i] *= 1e-10f;

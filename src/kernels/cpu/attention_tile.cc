@@ -7,6 +7,8 @@ namespace duet::attention {
 
 namespace {
 
+constexpr int64_t kPiece = 256;  // floats that are rounded at a time
+
 /// Calls body(address, index, count) for runs of positions that are neighbours in the cache.
 template <typename Body>
 void for_runs(const CacheRows& cache, const int32_t* block_table, int64_t first, int64_t keys, Body body) {
@@ -50,20 +52,27 @@ void prefetch_rows(const CacheRows& cache, const int32_t* block_table, int64_t f
   });
 }
 
+void round_in_place(const RowKernels& kernels, Rounding rounding, float* values, int64_t n) {
+  if (rounding == Rounding::kF16) kernels.round_f16(values, n);
+  if (rounding != Rounding::kBf16) return;
+  bf16_t piece[kPiece];
+  for (int64_t i = 0; i < n; i += kPiece) {
+    const auto count = static_cast<size_t>(std::min(kPiece, n - i));
+    f32_to_bf16(values + i, piece, count);
+    convert_to_f32(piece, DType::kBf16, values + i, count);
+  }
+}
+
 void store_rounded(const RowKernels& kernels, Rounding rounding, const float* from, int64_t n, DType dtype,
                    std::byte* to) {
-  constexpr int64_t kPiece = 256;
   float piece[kPiece];
   const auto element = static_cast<int64_t>(dtype_bytes(dtype));
   for (int64_t i = 0; i < n; i += kPiece) {
     const int64_t count = std::min(kPiece, n - i);
     const float* source = from + i;
-    if (rounding == Rounding::kF16) {
+    if (rounding != Rounding::kNone && !(rounding == Rounding::kBf16 && dtype == DType::kBf16)) {
       std::copy_n(source, count, piece);
-      kernels.round_f16(piece, count);
-      source = piece;
-    } else if (rounding == Rounding::kBf16 && dtype != DType::kBf16) {
-      for (int64_t j = 0; j < count; ++j) piece[j] = round_to(source[j], Rounding::kBf16);
+      round_in_place(kernels, rounding, piece, count);
       source = piece;
     }
     convert_from_f32(source, dtype, to + i * element, static_cast<size_t>(count));

@@ -62,6 +62,9 @@ void copy_rows(const CacheRows& cache, const int32_t* block_table, int64_t first
 /// Asks for those rows to be brought to the second-level cache.
 void prefetch_rows(const CacheRows& cache, const int32_t* block_table, int64_t first, int64_t keys);
 
+/// Rounds `n` floats as the products round their inputs.
+void round_in_place(const RowKernels& kernels, Rounding rounding, float* values, int64_t n);
+
 /// Writes `n` floats as `dtype`, rounded to `rounding` first where that is narrower: a value that the
 /// products would round anyway must not depend on the cache's type.
 void store_rounded(const RowKernels& kernels, Rounding rounding, const float* from, int64_t n, DType dtype,

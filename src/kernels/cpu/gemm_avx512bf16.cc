@@ -61,6 +61,52 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
   }
 }
 
+/// Eight chains hide the latency of the dot product, and their sums stay in registers.
+constexpr int kRowsTile = 8;
+template <int R>
+void pair_rows_tile(int64_t words, const std::byte* a, int64_t a_stride, const std::byte* w, float* c,
+                    const Streams& ahead, int64_t line) {
+  __m512 sum[R];
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) sum[r] = _mm512_setzero_ps();
+  for (int64_t s = 0; s < words; s += kSumStepsNarrow) {
+    const int64_t end = words - s < kSumStepsNarrow ? words : s + kSumStepsNarrow;
+    __m512 acc[R];
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
+    for (int64_t i = s; i < end; ++i) {
+      const auto pair = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + i * 64));
+      if (i % 16 == 0) {
+        for (int r = 0; r < R && line < ahead.lines; ++r, ++line) {
+          const std::byte* from = ahead.places[line % Streams::kPlaces] + ahead.offset;
+          _mm_prefetch(reinterpret_cast<const char*>(from + line / Streams::kPlaces * 64), _MM_HINT_T1);
+        }
+      }
+      DUET_UNROLL
+      for (int r = 0; r < R; ++r) {
+        float x;
+        __builtin_memcpy(&x, a + r * a_stride + i * 4, sizeof x);
+        acc[r] = _mm512_dpbf16_ps(acc[r], reinterpret_cast<__m512bh>(_mm512_set1_ps(x)), pair);
+      }
+    }
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) sum[r] = _mm512_add_ps(sum[r], acc[r]);
+  }
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) _mm512_storeu_ps(c + r * 16, sum[r]);
+}
+
+void pair_rows(int rows, int64_t words, const std::byte* a, int64_t a_stride, const std::byte* w, float* c,
+               const Streams& ahead) {
+  static constexpr decltype(&pair_rows_tile<1>) kOfHeight[kRowsTile] = {
+      pair_rows_tile<1>, pair_rows_tile<2>, pair_rows_tile<3>, pair_rows_tile<4>,
+      pair_rows_tile<5>, pair_rows_tile<6>, pair_rows_tile<7>, pair_rows_tile<8>};
+  for (int row = 0, height; row < rows; row += height) {
+    height = rows - row < kRowsTile ? rows - row : kRowsTile;
+    kOfHeight[height - 1](words, a + row * a_stride, a_stride, w, c + row * 16, ahead, row * words / 16);
+  }
+}
+
 constexpr TileSet kTiles = {12,
                             true,
                             {{tile<1, 1>, tile<1, 2>, tile<1, 4>},
@@ -80,6 +126,10 @@ constexpr TileSet kTiles = {12,
 
 const TileSet* dot_tiles_avx512bf16() {
   return &kTiles;
+}
+
+PairRowsFn pair_rows_avx512bf16() {
+  return pair_rows;
 }
 
 }  // namespace duet::gemm_detail

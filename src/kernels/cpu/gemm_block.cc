@@ -47,6 +47,10 @@ void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels
   for (int r = 0; r < height; ++r) std::memcpy(c + r * job.ldc, edge + r * width, bytes);
 }
 
+bool has_dot(CpuLevel level, Rounding rounding) {
+  return level >= CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
+}
+
 /// The widest tile of this height that `left` panels fill.
 int widest(const TileSet& tiles, int height, int64_t left) {
   const TileFn* of_height = tiles.tile[height - 1];
@@ -63,7 +67,7 @@ Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w) {
                                : avx2   ? gemm_kernels_avx2()
                                         : gemm_kernels_avx512();
   const bool amx = level == CpuLevel::kAmx;
-  const bool dot = level >= CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
+  const bool dot = has_dot(level, rounding);
   Product product{&kernels->f32, kernels->round_row, rounding, nullptr, nullptr, w.k};
   if (w.inputs == Inputs::kInt8) {
     product.int8 = portable ? int8_kernels_portable()
@@ -83,6 +87,11 @@ Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w) {
     product.tiles = !dot ? &kernels->bf16 : amx ? dot_tiles_amx() : dot_tiles_avx512bf16();
   }
   return product;
+}
+
+PairRowsFn choose_pair_rows(CpuLevel level, Rounding rounding) {
+  if (!has_dot(level, rounding)) return nullptr;
+  return level == CpuLevel::kAmx ? pair_rows_amx() : pair_rows_avx512bf16();
 }
 
 int64_t tallest_tile(const Product& product) {

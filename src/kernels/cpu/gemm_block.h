@@ -22,6 +22,8 @@ struct Product {
   int64_t k = 0;                                   // of the weights
 };
 Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w);
+/// Null where the level has no dot product of bf16, or inputs keep more bits.
+PairRowsFn choose_pair_rows(CpuLevel level, Rounding rounding);
 /// Rows of its tallest tile: rows are best cut at multiples of it.
 int64_t tallest_tile(const Product& product);
 

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/row_kernels.h"
 #include "tensor/dtype.h"
 
 /// After it the compiler takes memory as changed: sums that a loop keeps in memory stay there, instead of
@@ -127,5 +128,12 @@ const GemmKernels* gemm_kernels_avx512();
 const TileSet* dot_tiles_avx512bf16();
 /// The same by tdpbf16ps.
 const TileSet* dot_tiles_amx();
+
+/// c [rows, 16] = a · w for up to 16 rows of pairs of bf16 that lie where they are, `a_stride` bytes apart;
+/// w: `words` steps of one panel. ahead.lines: at most those of `a`.
+using PairRowsFn = void (*)(int rows, int64_t words, const std::byte* a, int64_t a_stride, const std::byte* w,
+                            float* c, const Streams& ahead);
+PairRowsFn pair_rows_avx512bf16();
+PairRowsFn pair_rows_amx();
 
 }  // namespace duet::gemm_detail

@@ -59,14 +59,15 @@ DUET_LANE Lanes splat(float v) {
   return r;
 }
 
+// Part by part: a whole struct goes through memory in pieces of another size, which stalls.
 DUET_LANE Lanes load(const float* x) {
   Lanes r;
-  __builtin_memcpy(&r, x, sizeof(r));
+  for (int p = 0; p < kParts; ++p) __builtin_memcpy(&r.part[p], x + p * kPartLanes, sizeof(FloatPart));
   return r;
 }
 
 DUET_LANE void store(const Lanes& v, float* out) {
-  __builtin_memcpy(out, &v, sizeof(v));
+  for (int p = 0; p < kParts; ++p) __builtin_memcpy(out + p * kPartLanes, &v.part[p], sizeof(FloatPart));
 }
 
 /// The first `count` < 16 of x, then `fill`.

@@ -4,6 +4,7 @@
 // token and segment of the context), project outputs (split by head). A segment is a fixed run of
 // positions and segments are merged in ascending order, so the split that keeps several threads
 // busy on one long context depends on the token's position alone.
+#include "kernels/cpu/gemm_block.h"
 #include "kernels/cpu/mla_tile.h"
 
 namespace duet::mla {
@@ -12,7 +13,8 @@ namespace {
 
 constexpr int64_t kTile = 128;      // keys: an output row is read and written once per tile
 constexpr int64_t kSegment = 1024;  // keys, whole tiles; merging costs a thousandth of computing one
-constexpr int64_t kBatch = 32;      // tokens that share one reading of the up-projections
+constexpr int64_t kValueColumns = 64;
+constexpr int64_t kBatch = 32;  // tokens that share one reading of the up-projections
 constexpr int64_t kUnitsPerThread = 4;
 
 struct Token {
@@ -22,10 +24,12 @@ struct Token {
 
 struct ThreadScratch {
   float* gather;  // [kBatch, max(nope, v)]
-  float* latent;  // [kTile, lora + rope]
   std::byte* temp;
-  std::byte* keys;    // packed [kTile, lora + rope]
-  std::byte* values;  // packed [lora, kTile]
+  std::byte* query;   // packed [heads in sixteens, lora + rope]
+  float* latent;      // [kTile, lora + rope], where the cache's own rows can't be multiplied
+  uint32_t* pairs;    // the same as pairs of bf16
+  std::byte* values;  // packed [kValueColumns, kTile] of bf16
+  float* turned;      // [16 keys, 16 heads], and turned back
   float* scores;      // [heads, kTile]
   float* correction;  // [heads]
   std::byte* gemm;
@@ -46,20 +50,25 @@ struct Shared {
   size_t per_thread;
 };
 
+int64_t words_of(int64_t width) {
+  return (width + 1) / 2;
+}
+
 ThreadScratch carve_thread(const MlaShape& s, Carver& c) {
   const int64_t width = s.lora + s.rope, heads = s.heads;
   ThreadScratch t;
   t.gather = c.take<float>(kBatch * std::max(s.nope, s.v));
+  t.temp = c.take<std::byte>(static_cast<int64_t>(key_temp_bytes(width)));
+  t.query = c.take<std::byte>(static_cast<int64_t>(packed_bytes(heads, width, DType::kF32)));
   t.latent = c.take<float>(kTile * width);
-  t.temp = c.take<std::byte>(std::max<int64_t>(static_cast<int64_t>(key_temp_bytes(width)),
-                                               kTile * s.lora * int64_t{sizeof(float)}));
-  t.keys = c.take<std::byte>(static_cast<int64_t>(packed_bytes(kTile, width, DType::kF32)));
-  t.values = c.take<std::byte>(static_cast<int64_t>(packed_bytes(s.lora, kTile, DType::kF32)));
+  t.pairs = c.take<uint32_t>(kTile * words_of(width));
+  t.values = c.take<std::byte>(static_cast<int64_t>(packed_bytes(kValueColumns, kTile, DType::kBf16)));
+  t.turned = c.take<float>(2 * kPanelColumns * kPanelColumns);
   t.scores = c.take<float>(heads * kTile);
   t.correction = c.take<float>(heads);
   const size_t gemm =
       std::max({gemm_scratch_bytes(kBatch, s.lora, s.nope, 1), gemm_scratch_bytes(kBatch, s.v, s.lora, 1),
-                gemm_scratch_bytes(heads, kTile, width, 1), gemm_scratch_bytes(heads, s.lora, kTile, 1)});
+                gemm_scratch_bytes(heads, kValueColumns, kTile, 1)});
   t.gemm = c.take<std::byte>(static_cast<int64_t>(gemm));
   return t;
 }
@@ -93,7 +102,8 @@ void for_items(const Job& job, const Shared& g, int64_t items, const Body& body)
   });
 }
 
-/// query[i][head] = (q_nope · w_uk, q_rope) for the tokens of the batch.
+/// query[i][head] = (q_nope · w_uk, q_rope) for the tokens of the batch, rounded as the products with keys
+/// round their inputs.
 void project_queries(const Job& job, const Shared& g, std::span<const Token> tokens, int64_t head,
                      const ThreadScratch& t) {
   const MlaShape& s = job.shape;
@@ -108,38 +118,166 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
   gemm_single(job.cx.level, job.cx.rounding, {t.gather, n, s.nope},
               job.weights.w_uk[static_cast<size_t>(head)].view(), {query, n, s.lora, stride}, Accumulate::kNo,
               t.gemm);
+  for (int64_t i = 0; i < n; ++i) {
+    attention::round_in_place(job.rows, job.cx.rounding, query + i * stride, job.width());
+  }
 }
 
-/// The latent rows [first, first + keys) as keys [keys, lora + rope] and as values [lora, keys].
-/// Keys up to `end` that follow are prefetched.
-void pack_latents(const Job& job, const Token& token, int64_t first, int64_t keys, int64_t end,
-                  const ThreadScratch& t) {
-  const MlaShape& s = job.shape;
-  const int64_t width = job.width();
-  const DType type = tile_dtype(job.cx.rounding);
-  if (job.cache.dtype != type || job.cx.rounding == Rounding::kF16 || (type == DType::kBf16 && width % 2)) {
-    attention::load_rows(job.rows, job.cache_rows(), token.table, first, keys, t.latent);
-    attention::pack_keys(job.rows, job.cx.rounding, t.latent, width, s.lora, t.latent + s.lora, width, s.rope,
-                         keys, t.temp, t.keys);
-    attention::pack_values(job.rows, job.cx.rounding, t.latent, width, s.lora, keys, keys, t.temp, t.values);
-    return;
-  }
-  // The usual case: the cache holds just what the product reads.
+static_assert(kTile == Streams::kPlaces * kPanelColumns);
+
+/// A tile of latent rows in the form that products read: float32, or pairs of bf16 for the dot product.
+struct LatentTile {
+  const std::byte* groups[kTile / kPanelColumns];  // of 16 rows, wherever each lies
+  const std::byte* next[Streams::kPlaces];         // those of the tile that follows, in the cache
+  bool has_next;
+  int64_t row_bytes;
+};
+
+LatentTile find_tile(const Job& job, const Token& token, int64_t first, int64_t keys, int64_t end, bool dot,
+                     const ThreadScratch& t) {
   const attention::CacheRows cache = job.cache_rows();
-  const bool in_place = attention::reads_in_place(cache, job.cx.level);
-  if (!in_place) attention::copy_rows(cache, token.table, first, keys, t.latent);
-  const int64_t units = cache.row_bytes() / 4;  // of 32 bits, in a row
-  const int64_t panel = attention::value_panel(job.cx.rounding, keys);
+  const int64_t width = job.width(), words = words_of(width);
+  LatentTile tile;
+  tile.row_bytes = 4 * (dot ? words : width);
+  const bool in_place = cache.dtype == (dot ? DType::kBf16 : DType::kF32) &&
+                        cache.row_bytes() == tile.row_bytes && attention::reads_in_place(cache, job.cx.level);
+  if (!in_place) {
+    attention::load_rows(job.rows, cache, token.table, first, keys, t.latent);
+    for (int64_t key = 0; dot && key < keys; ++key) {
+      auto* row = reinterpret_cast<bf16_t*>(t.pairs + key * words);
+      f32_to_bf16(t.latent + key * width, row, static_cast<size_t>(width));
+      if (width % 2) row[width] = bf16_t{0};
+    }
+  }
+  const auto* copy =
+      dot ? reinterpret_cast<const std::byte*>(t.pairs) : reinterpret_cast<const std::byte*>(t.latent);
+  for (int64_t g = 0; g * kPanelColumns < keys; ++g) {
+    const int64_t key = g * kPanelColumns;
+    tile.groups[g] =
+        in_place ? attention::row_at(cache, token.table, first + key) : copy + key * tile.row_bytes;
+  }
+  const int64_t next = first + kTile;
+  tile.has_next = next < end;
+  for (int64_t g = 0; tile.has_next && g < Streams::kPlaces; ++g) {
+    tile.next[g] = attention::row_at(cache, token.table, std::min(next + g * kPanelColumns, end - 1));
+  }
+  return tile;
+}
+
+/// Part `i` of `n` of the next tile's lines.
+Streams part_of_next(const LatentTile& tile, int64_t i, int64_t n) {
+  if (!tile.has_next) return {};
+  const int64_t lines = kPanelColumns * tile.row_bytes / 64;  // of a place
+  const int64_t from = i * lines / n, to = (i + 1) * lines / n;
+  return {tile.next, from * 64, (to - from) * Streams::kPlaces};
+}
+
+/// scores [heads, kTile] = query · keys. The query's heads are the columns and the keys the rows of the
+/// product: keys are read where they lie and nothing but the small result is turned.
+void score(const Job& job, const LatentTile& tile, int64_t keys, gemm_detail::PairRowsFn dot,
+           const ThreadScratch& t) {
+  const int64_t width = job.width(), heads = job.shape.heads;
+  const int64_t words = tile.row_bytes / 4;
+  float* back = t.turned + kPanelColumns * kPanelColumns;
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
-    // The next tile comes to L2 while this one is packed; a whole tile at once would fill the queues of the
-    // core and stall it.
-    const int64_t next = first + kTile + key, n = std::min(kPanelColumns, keys - key);
-    if (next < end) attention::prefetch_rows(cache, token.table, next, std::min(kPanelColumns, end - next));
-    const std::byte* rows = in_place ? attention::row_at(cache, token.table, first + key)
-                                     : reinterpret_cast<const std::byte*>(t.latent) + key * cache.row_bytes();
-    job.rows.pack_columns(reinterpret_cast<const uint32_t*>(rows), units, n, units,
-                          reinterpret_cast<uint32_t*>(t.keys) + key * units);
-    attention::pack_values_as_they_lie(job.rows, type, rows, width, s.lora, key, n, panel, t.values);
+    const int64_t g = key / kPanelColumns, rows = std::min(kPanelColumns, keys - key);
+    // float32 computes for as long as memory takes, so the products with values bring the other half.
+    Streams ahead = part_of_next(tile, g, dot ? Streams::kPlaces : 2 * Streams::kPlaces);
+    for (int64_t head = 0; head < heads; head += kPanelColumns, ahead.lines = 0) {
+      const std::byte* query = t.query + head * tile.row_bytes;
+      if (dot) {
+        dot(static_cast<int>(rows), words, tile.groups[g], tile.row_bytes, query, t.turned, ahead);
+      } else {
+        RowsProduct p;
+        p.a = reinterpret_cast<const float*>(tile.groups[g]);
+        p.a_stride = p.steps = width;
+        p.rows = rows;
+        p.w = reinterpret_cast<const float*>(query);
+        p.w_stride = p.ldc = kPanelColumns;
+        p.c = t.turned;
+        p.ahead = ahead;
+        job.rows.multiply_rows(p);
+      }
+      const int64_t count = std::min(kPanelColumns, heads - head);
+      job.rows.pack_columns(reinterpret_cast<const uint32_t*>(t.turned), kPanelColumns, rows, count,
+                            reinterpret_cast<uint32_t*>(back));
+      for (int64_t h = 0; h < count; ++h) {
+        std::copy_n(back + h * kPanelColumns, kPanelColumns, t.scores + (head + h) * kTile + key);
+      }
+    }
+  }
+}
+
+/// out [heads, lora] (+)= probabilities [heads, kTile] · the tile's first `lora` columns, by the dot product
+/// of bf16: values are packed in pieces that stay in the first-level cache.
+void add_values_bf16(const Job& job, const LatentTile& tile, int64_t keys, bool load, float* out,
+                     const ThreadScratch& t) {
+  const int64_t lora = job.shape.lora, heads = job.shape.heads;
+  const int64_t panel = attention::value_panel(Rounding::kBf16, keys);
+  PackedView view{t.values, DType::kBf16, 0, keys};
+  const gemm_detail::Product product = gemm_detail::choose_product(job.cx.level, job.cx.rounding, view);
+  auto* block = reinterpret_cast<float*>(t.gemm);
+  for (int64_t h = 0; h < heads; ++h) {
+    gemm_detail::pack_whole_row(product, t.scores + h * kTile, block, heads, h);
+  }
+  for (int64_t column = 0; column < lora; column += kValueColumns) {
+    const int64_t columns = std::min(kValueColumns, lora - column);
+    view.n = columns;
+    for (int64_t key = 0; key < keys; key += kPanelColumns) {
+      attention::pack_values_as_they_lie(job.rows, DType::kBf16,
+                                         tile.groups[key / kPanelColumns] + column * 2, tile.row_bytes / 2,
+                                         columns, key, std::min(kPanelColumns, keys - key), panel, t.values);
+    }
+    gemm_detail::multiply_block(product, block, heads, 0, heads, view, 0,
+                                (columns + kPanelColumns - 1) / kPanelColumns, out + column, lora,
+                                load ? Accumulate::kYes : Accumulate::kNo);
+  }
+}
+
+/// The same in float32, of rows as they lie.
+void add_values(const Job& job, const LatentTile& tile, int64_t keys, bool load, float* out,
+                const ThreadScratch& t) {
+  const int64_t lora = job.shape.lora, heads = job.shape.heads;
+  for (int64_t h = 0; h < heads; ++h) {
+    attention::round_in_place(job.rows, job.cx.rounding, t.scores + h * kTile, keys);
+  }
+  const float* groups[kTile / kPanelColumns];
+  for (int64_t g = 0; g * kPanelColumns < keys; ++g)
+    groups[g] = reinterpret_cast<const float*>(tile.groups[g]);
+  RowsProduct p;
+  p.a = t.scores;
+  p.a_stride = kTile;
+  p.rows = heads;
+  p.steps = keys;
+  p.groups = groups;
+  p.w_stride = job.width();
+  p.ldc = lora;
+  p.load_c = load;
+  const int64_t panels = lora / kPanelColumns;
+  for (int64_t i = 0; i < panels; ++i, p.column += kPanelColumns) {
+    p.c = out + p.column;
+    p.ahead = part_of_next(tile, panels + i, 2 * panels);
+    job.rows.multiply_rows(p);
+  }
+  if (p.column == lora) return;
+  // The last columns are fewer than a product takes: beyond them lies something else.
+  const int64_t first = p.column, rest = lora - first;
+  float w[kTile * kPanelColumns] = {}, c[kPanelColumns];
+  for (int64_t key = 0; key < keys; ++key) {
+    const float* row = groups[key / kPanelColumns] + key % kPanelColumns * job.width();
+    std::copy_n(row + first, rest, w + key * kPanelColumns);
+  }
+  p.ahead = {};
+  p.groups = nullptr;
+  p.w = w;
+  p.w_stride = kPanelColumns;
+  p.rows = 1;
+  p.c = c;
+  for (int64_t h = 0; h < heads; ++h) {
+    p.a = t.scores + h * kTile;
+    if (load) std::copy_n(out + h * lora + first, rest, c);
+    job.rows.multiply_rows(p);
+    std::copy_n(c, rest, out + h * lora + first);
   }
 }
 
@@ -148,12 +286,13 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
                     const Partial& into, const ThreadScratch& t) {
   const MlaShape& s = job.shape;
   const int64_t width = job.width(), heads = s.heads;
-  const DType dtype = tile_dtype(job.cx.rounding);
+  const auto dot = gemm_detail::choose_pair_rows(job.cx.level, job.cx.rounding);
+  attention::pack_keys(job.rows, dot ? Rounding::kBf16 : Rounding::kNone, query, width, s.lora,
+                       query + s.lora, width, s.rope, heads, t.temp, t.query);
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t keys = std::min(kTile, end - first);
-    pack_latents(job, token, first, keys, end, t);
-    gemm_single(job.cx.level, job.cx.rounding, {query, heads, width}, {t.keys, dtype, keys, width},
-                {t.scores, heads, keys, kTile}, Accumulate::kNo, t.gemm);
+    const LatentTile latent = find_tile(job, token, first, keys, end, dot != nullptr, t);
+    score(job, latent, keys, dot, t);
     SoftmaxTile tile;
     tile.scores = t.scores;
     tile.stride = kTile;
@@ -173,9 +312,7 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
         if (!(t.correction[h] == 1.0f)) job.rows.scale(out, t.correction[h], s.lora, out);
       }
     }
-    gemm_single(job.cx.level, job.cx.rounding, {t.scores, heads, keys, kTile},
-                {t.values, dtype, s.lora, keys}, {into.out, heads, s.lora},
-                first == begin ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+    (dot ? add_values_bf16 : add_values)(job, latent, keys, first > begin, into.out, t);
   }
 }
 

@@ -27,6 +27,7 @@ const RowKernels kRowKernelsPortable = {
     .exp = exp_row,
     .max = max_row,
     .softmax = softmax_tile,
+    .multiply_rows = multiply_rows,
     .round_f16 = round_f16_portable,
     .f16_to_f32 = f16_to_f32_portable,
     .pack_columns = pack_columns_block,

@@ -3,6 +3,7 @@
 // same bits for a row wherever the row lies and whoever calls; levels differ only by FMA in exp.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "base/cpu.h"
@@ -28,6 +29,34 @@ struct SoftmaxTile {
   float* correction = nullptr;  // [rows]: what the output so far is to be multiplied by
 };
 
+/// What a product brings to the second-level cache meanwhile: line by line from eight places in turn. A
+/// core's own prefetcher follows each of them; from one place after the other it would start anew each time.
+struct Streams {
+  static constexpr int64_t kPlaces = 8;
+  const std::byte* const* places = nullptr;
+  int64_t offset = 0;  // bytes from each place's begin
+  int64_t lines = 0;   // of all places together, spread over the product
+};
+
+/// c [rows, 16] (+)= a · w in float32, for factors that lie where they are: in chains of 16 steps, each from
+/// zero, added in order, so that a result does not depend on `rows`.
+struct RowsProduct {
+  const float* a = nullptr;  // [rows, steps], rows `a_stride` apart
+  int64_t a_stride = 0;
+  int64_t rows = 0;  // any number
+  int64_t steps = 0;
+  /// Step s of w: 16 floats at groups[s / 16] + s % 16 · w_stride + column; without groups at w + s ·
+  /// w_stride.
+  const float* w = nullptr;
+  const float* const* groups = nullptr;
+  int64_t column = 0;
+  int64_t w_stride = 0;
+  float* c = nullptr;
+  int64_t ldc = 0;
+  bool load_c = false;
+  Streams ahead;
+};
+
 struct RowKernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   /// Pairs (2j, 2j+1) of x rotated by cos[j], sin[j], j < half.
@@ -44,6 +73,7 @@ struct RowKernels {
   /// Largest value, NaN passed over, -infinity when there is none.
   float (*max)(const float* x, int64_t n);
   void (*softmax)(const SoftmaxTile& tile);
+  void (*multiply_rows)(const RowsProduct& product);
 
   /// In place: rounded to binary16 and back.
   void (*round_f16)(float* x, int64_t n);

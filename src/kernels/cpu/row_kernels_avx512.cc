@@ -15,6 +15,7 @@ const RowKernels kRowKernelsAvx512 = {
     .exp = exp_row,
     .max = max_row,
     .softmax = softmax_tile,
+    .multiply_rows = multiply_rows,
     .round_f16 = round_f16_row,
     .f16_to_f32 = f16_to_f32_row,
     .pack_columns = pack_columns_block,

@@ -163,6 +163,96 @@ void softmax_tile(const SoftmaxTile& t) {
   }
 }
 
+/// Rows of a tile of multiply_rows: as many sums as registers hold beside a row of w.
+#if defined(__AVX512F__)
+constexpr int kMostRows = 8;
+#elif defined(__AVX2__)
+constexpr int kMostRows = 6;
+#else
+constexpr int kMostRows = 2;
+#endif
+
+/// acc[r] += a[r][i] · w[i] for i < count. Unrolled where count is a constant.
+template <int R>
+DUET_LANE void multiply_steps(Lanes (&acc)[R], const float* a, int64_t a_stride, const float* w,
+                              int64_t w_stride, int64_t count) {
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < count; ++i) {
+    const Lanes weights = load(w + i * w_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r] = fused(splat(a[r * a_stride + i]), weights, acc[r]);
+  }
+}
+
+/// Lines [from, to) of what is to come.
+DUET_LANE void bring(const Streams& ahead, int64_t from, int64_t to) {
+  for (int64_t line = from; line < to; ++line) {
+    const std::byte* place = ahead.places[line % Streams::kPlaces] + ahead.offset;
+    __builtin_prefetch(place + line / Streams::kPlaces * 64, 0, 2);
+  }
+}
+
+template <int R>
+void multiply_rows_tile(const RowsProduct& t, int64_t row, int64_t line, int64_t lines) {
+  const float* a = t.a + row * t.a_stride;
+  Lanes sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = splat(0.0f);
+  for (int64_t s = 0; s < t.steps; s += kLanes) {
+    const float* w = t.groups ? t.groups[s / kLanes] + t.column : t.w + s * t.w_stride;
+    Lanes acc[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r] = splat(0.0f);
+    if (t.steps - s >= kLanes) {
+      multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, kLanes);
+    } else {
+      multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, t.steps - s);
+    }
+#if !defined(__AVX512F__)
+    asm volatile("" : : "r"(sum) : "memory");  // the sums stay in memory, the registers are the chains'
+#endif
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sum[r] = sum[r] + acc[r];
+    bring(t.ahead, line, line + lines);
+    line += lines;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    float* c = t.c + (row + r) * t.ldc;
+    store(t.load_c ? load(c) + sum[r] : sum[r], c);
+  }
+}
+
+void multiply_rows(const RowsProduct& t) {
+  using Tile = void (*)(const RowsProduct&, int64_t, int64_t, int64_t);
+  static constexpr Tile kTiles[] = {
+    multiply_rows_tile<1>,
+    multiply_rows_tile<2>,
+#if defined(__AVX2__)
+    multiply_rows_tile<3>,
+    multiply_rows_tile<4>,
+    multiply_rows_tile<5>,
+    multiply_rows_tile<6>,
+#endif
+#if defined(__AVX512F__)
+    multiply_rows_tile<7>,
+    multiply_rows_tile<8>,
+#endif
+  };
+  static_assert(sizeof(kTiles) == kMostRows * sizeof(Tile));
+  const int64_t groups = (t.steps + kLanes - 1) / kLanes;
+  const int64_t parts = (t.rows + kMostRows - 1) / kMostRows * groups;
+  const int64_t lines = parts > 0 ? (t.ahead.lines + parts - 1) / parts : 0;
+  int64_t line = 0;
+  for (int64_t row = 0; row < t.rows; line += groups * lines) {
+    // What is left in strips of nearly one height: 16 rows are 6 + 5 + 5, not 6 + 6 + 4.
+    const int64_t left = t.rows - row, strips = (left + kMostRows - 1) / kMostRows;
+    const int64_t height = (left + strips - 1) / strips;
+    kTiles[height - 1](t, row, line, lines);
+    row += height;
+  }
+}
+
 #if defined(__F16C__)
 void f16_to_f32_row(const uint16_t* x, int64_t n, float* out) {
   int64_t i = 0;
