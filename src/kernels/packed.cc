@@ -335,7 +335,7 @@ void pack_into(std::span<const WeightView> parts, PackAs as, void* dst) {
 PackedMatrix::PackedMatrix(std::span<const WeightView> parts, PackAs as) {
   check_parts(parts, as);
   shape_ = packed_shape(parts, as);
-  buffer_ = AlignedBuffer(
+  buffer_ = AlignedBuffer::side_by_side(
       static_cast<size_t>((shape_.n + kPanelColumns - 1) / kPanelColumns * shape_.panel_bytes()));
   pack_panels(parts, shape_, buffer_.data());
 }
@@ -345,8 +345,8 @@ PackedMatrix::PackedMatrix(int64_t n, int64_t k, PackAs as, const WeightView& li
   shape_ = packed_shape({&like, 1}, as);
   shape_.n = n;
   shape_.k = k;
-  buffer_ =
-      AlignedBuffer(static_cast<size_t>((n + kPanelColumns - 1) / kPanelColumns * shape_.panel_bytes()));
+  buffer_ = AlignedBuffer::side_by_side(
+      static_cast<size_t>((n + kPanelColumns - 1) / kPanelColumns * shape_.panel_bytes()));
 }
 
 void PackedMatrix::pack_rows(int64_t first_row, const WeightView& part) {

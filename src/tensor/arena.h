@@ -16,6 +16,10 @@ class AlignedBuffer {
   AlignedBuffer() = default;
   /// Throws Error(kResourceExhausted) with the size when the system refuses.
   explicit AlignedBuffer(size_t bytes);
+  /// For what lives as long as a model: buffers too small for huge pages of their own lie side by side, in
+  /// the order in which a thread makes them, in mappings that have them. The last buffer of a mapping gives
+  /// it back.
+  static AlignedBuffer side_by_side(size_t bytes);
   ~AlignedBuffer();
   AlignedBuffer(AlignedBuffer&& o) noexcept;
   AlignedBuffer& operator=(AlignedBuffer&& o) noexcept;
@@ -35,6 +39,7 @@ class AlignedBuffer {
  private:
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  std::shared_ptr<const void> mapping_;  // where not null, what data_ is part of
 };
 
 /// Bump allocator; running out is a planning bug (DUET_CHECK), not an input error.

@@ -325,6 +325,7 @@ const WeightOnlyKernels* weight_only_amx() {
     k.f8 = f8_tiles_like_amx();
     k.i8 = i8_tiles_like_amx();
     k.wide = dot_tiles_amx();
+    k.piece = 128;
     return k;
   }();
   return &kernels;

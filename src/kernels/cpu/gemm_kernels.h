@@ -86,6 +86,8 @@ struct WeightOnlyKernels {
   void (*widen_f8)(int64_t quads, const std::byte* w, std::byte* out);
   void (*widen_i8)(int64_t quads, const std::byte* w, std::byte* out);
   void (*add_scaled)(const ScaledSums& s);
+  /// Most k of a piece. Long ones need fewer sums, short ones leave the L1 cache room for the next one.
+  int64_t piece = 256;
 };
 
 /// int8 · int8, exact. c [rows, 16 · panels] (+)= (float(Σ a·w) · scale of a's row) · scale of the column.

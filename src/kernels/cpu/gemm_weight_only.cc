@@ -3,16 +3,15 @@
 
 #include "kernels/cpu/gemm_block.h"
 
-// 8-bit weights, float inputs. K is cut into pieces: at the borders of scales, of the block's rows and
-// every kPiece steps; the sum of a piece is made by float tiles and meets its scale on the way to c. The
-// pieces depend on the weights alone, and both ways below sum a piece in the same chains, so a result does
-// not depend on the number of rows.
+// 8-bit weights, float inputs. K is cut into pieces: at the borders of scales and of the block's rows, and
+// after the most that a level takes at once. The sum of a piece is made by float tiles and meets its scale on
+// the way to c. The pieces depend on the weights and the level alone, and both ways below sum a piece in the
+// same chains, so a result does not depend on the number of rows.
 
 namespace duet::gemm_detail {
 namespace {
 
-// k per piece at most: two panels widened are 32 KiB as float32, 16 KiB as bf16. fp8's blocks of 128 are
-// smaller. Long enough that reading and writing c once per piece costs some percent.
+// Two panels of the longest piece widened are 32 KiB as float32, 16 KiB as bf16.
 constexpr int64_t kPiece = 256;
 constexpr int64_t kMaxPanels = 4;
 
@@ -25,11 +24,12 @@ struct Piece {
 /// Walks the pieces of a panel.
 class Pieces {
  public:
-  Pieces(const PackedView& w, bool pairs)
-      : at_(static_cast<const std::byte*>(w.data)),
+  Pieces(const PackedView& w, const Product& product)
+      : most_(std::min(kPiece, product.weight_only->piece)),
+        at_(static_cast<const std::byte*>(w.data)),
         scales_(at_),
         end_((w.k + 3) / 4 * 4),
-        block_k_(kBlockSteps * (pairs ? 2 : 1)),
+        block_k_(kBlockSteps * (product.tiles->pairs ? 2 : 1)),
         per_block_(w.dtype == DType::kF8E4M3),
         block_(w.block) {
     if (per_block_) {
@@ -47,7 +47,7 @@ class Pieces {
       at_ += 64;
       border_ = std::min(end_, border_ + block_);
     }
-    const int64_t k1 = std::min({border_, (k_ / block_k_ + 1) * block_k_, k_ + kPiece});
+    const int64_t k1 = std::min({border_, (k_ / block_k_ + 1) * block_k_, k_ + most_});
     *piece = {k_, k1, scales_, at_};
     at_ += (k1 - k_) / 4 * 64;
     k_ = k1;
@@ -55,6 +55,7 @@ class Pieces {
   }
 
  private:
+  int64_t most_;
   const std::byte* at_;
   const std::byte* scales_;
   int64_t end_, block_k_;
@@ -104,7 +105,7 @@ void few_rows(const Job& job, const PackedView& w, int64_t row, int height, int6
     const int panels = of_height[2] && panel1 - p >= 4 ? 4 : of_height[1] && panel1 - p >= 2 ? 2 : 1;
     prefetch_panels(static_cast<const std::byte*>(w.data) + (p + panels) * job.panel_bytes, job.panel_bytes,
                     std::min<int64_t>(panels, panel1 - p - panels));
-    Pieces pieces(w, job.product->tiles->pairs);
+    Pieces pieces(w, *job.product);
     for (Piece piece; pieces.next(&piece);) {
       of_height[panels / 2](steps_of(job, piece), strip_rows(job, piece, row),
                             piece.quads + p * job.panel_bytes, job.panel_bytes, sums, panels * kPanelColumns,
@@ -112,6 +113,22 @@ void few_rows(const Job& job, const PackedView& w, int64_t row, int height, int6
       add_strip(job, piece, sums, row, height, p, panels, start || piece.k0 > 0);
     }
     p += panels;
+  }
+}
+
+/// Where the piece after `piece` begins in the first of `panels` panels from p on; null after the last one.
+/// The piece after a panel's last one is the first of the next panels.
+const std::byte* next_piece(const Job& job, const PackedView& w, const Piece& piece, int64_t p, int panels,
+                            int64_t panel1) {
+  if (piece.k1 < w.k) return piece.quads + p * job.panel_bytes + (piece.k1 - piece.k0) * kPanelColumns;
+  if (p + panels >= panel1) return nullptr;
+  return static_cast<const std::byte*>(w.data) + (p + panels) * job.panel_bytes;
+}
+
+/// Part `i` of `n` of the `lines` lines from `at` on of each of `panels` panels comes to the L1 cache.
+void prefetch_part(const Job& job, const std::byte* at, int64_t lines, int panels, int64_t i, int64_t n) {
+  for (int64_t line = i * lines / n; at && line < (i + 1) * lines / n; ++line) {
+    for (int p = 0; p < panels; ++p) __builtin_prefetch(at + p * job.panel_bytes + line * 64);
   }
 }
 
@@ -126,16 +143,19 @@ void many_rows(const Job& job, const PackedView& w, int64_t row0, const Strips& 
   const bool two = tiles.tile[strips.most() - 1][1] && tiles.tile[strips.low - 1][1];
   for (int64_t p = panel0; p < panel1;) {
     const int panels = two && panel1 - p >= 2 ? 2 : 1;
-    Pieces pieces(w, tiles.pairs);
+    Pieces pieces(w, *job.product);
     for (Piece piece; pieces.next(&piece);) {
       const int64_t quads = (piece.k1 - piece.k0) / 4;
       const int64_t wide_bytes = steps_of(job, piece) * 64;
       for (int i = 0; i < panels; ++i) {
         widen(quads, piece.quads + (p + i) * job.panel_bytes, wide + i * wide_bytes);
       }
+      // The next piece is brought from memory while this one multiplies, a part by each strip.
+      const std::byte* next = next_piece(job, w, piece, p, panels, panel1);
       int64_t row = row0;
       for (int64_t i = 0; i < strips.count; ++i) {
         const int height = strips.height(i);
+        prefetch_part(job, next, quads + 2, panels, i, strips.count);
         tiles.tile[height - 1][panels / 2](steps_of(job, piece), strip_rows(job, piece, row), wide,
                                            wide_bytes, sums, panels * kPanelColumns, false);
         add_strip(job, piece, sums, row, height, p, panels, start || piece.k0 > 0);

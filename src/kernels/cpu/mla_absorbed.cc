@@ -103,7 +103,7 @@ void for_items(const Job& job, const Shared& g, int64_t items, const Body& body)
 }
 
 /// query[i][head] = (q_nope · w_uk, q_rope) for the tokens of the batch, rounded as the products with keys
-/// round their inputs.
+/// round their inputs (the dot product of bf16 does so itself).
 void project_queries(const Job& job, const Shared& g, std::span<const Token> tokens, int64_t head,
                      const ThreadScratch& t) {
   const MlaShape& s = job.shape;
@@ -118,6 +118,7 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
   gemm_single(job.cx.level, job.cx.rounding, {t.gather, n, s.nope},
               job.weights.w_uk[static_cast<size_t>(head)].view(), {query, n, s.lora, stride}, Accumulate::kNo,
               t.gemm);
+  if (gemm_detail::choose_pair_rows(job.cx.level, job.cx.rounding)) return;
   for (int64_t i = 0; i < n; ++i) {
     attention::round_in_place(job.rows, job.cx.rounding, query + i * stride, job.width());
   }
