@@ -10,6 +10,7 @@ namespace duet {
 namespace {
 
 constexpr double kMostSamples = 8;
+constexpr size_t kFirstSamples = 5;
 // Older samples of attention fade: what was measured a hundred steps ago hardly counts.
 constexpr double kFade = 0.97;
 constexpr double kMostWarmth = 0.3;
@@ -35,15 +36,34 @@ double total_rows(const std::vector<MicroBatchWork>& work) {
 
 // ---- curves
 
-void CostCurve::add(double rows, double value) {
-  if (rows <= 0) return;
+// The point of the half octave of `rows`, with one sample more, whose value is still to come.
+CostCurve::Point& CostCurve::point_at(double rows) {
   const int bucket = half_octave(rows);
   auto at = std::find_if(points_.begin(), points_.end(),
                          [&](const Point& p) { return half_octave(p.rows) >= bucket; });
-  if (at == points_.end() || half_octave(at->rows) != bucket) at = points_.insert(at, {rows, value, 0});
+  if (at == points_.end() || half_octave(at->rows) != bucket) at = points_.insert(at, {rows, 0, 0});
   at->weight = std::min(at->weight + 1, kMostSamples);
   at->rows += (rows - at->rows) / at->weight;
-  at->value += (value - at->value) / at->weight;
+  return *at;
+}
+
+void CostCurve::add(double rows, double value) {
+  if (rows <= 0) return;
+  Point& p = point_at(rows);
+  p.value += (value - p.value) / p.weight;
+}
+
+void CostCurve::add_steady(double rows, double value) {
+  if (rows <= 0) return;
+  Point& p = point_at(rows);
+  if (p.weight > static_cast<double>(std::min(p.first.size() + 1, kFirstSamples))) {
+    p.value += (value - p.value) / p.weight;
+    return;
+  }
+  p.first.push_back(value);
+  std::vector<double> sorted = p.first;
+  std::sort(sorted.begin(), sorted.end());
+  p.value = sorted[(sorted.size() - 1) / 2];
 }
 
 bool CostCurve::knows(double rows) const {
@@ -193,13 +213,14 @@ void CostTable::observe_overlapped(const StageKinds& kinds, const std::vector<Mi
   } else if (both > 0.05 * comm) {
     // (compute − compute_alone) / both, drawn to what is usual where a step's noise is more than all of that.
     const double noise = kStepNoise * compute, excess = compute - compute_alone;
-    stolen_.add(rows,
-                std::clamp((excess * both + kUsuallyStolen * noise * noise) / (both * both + noise * noise),
-                           0.0, 0.9));
-    warmth_.add(part, part * std::clamp(1.0 - compute / compute_alone, 0.0, kMostWarmth));
+    stolen_.add_steady(
+        rows, std::clamp((excess * both + kUsuallyStolen * noise * noise) / (both * both + noise * noise),
+                         0.0, 0.9));
+    warmth_.add_steady(part, part * std::clamp(1.0 - compute / compute_alone, 0.0, kMostWarmth));
   }
   // Not below 0: the shortest time over ranks misses what the first of them sent before the last one came.
-  if (comm_alone > 0) delay_.add(part, std::clamp(comm - comm_alone, 0.0, 2.0 * comm_alone) / collectives);
+  if (comm_alone > 0)
+    delay_.add_steady(part, std::clamp(comm - comm_alone, 0.0, 2.0 * comm_alone) / collectives);
 }
 
 std::vector<float> CostTable::predict(const StageKinds& kinds, const std::vector<MicroBatchWork>& work,

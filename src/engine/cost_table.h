@@ -19,9 +19,13 @@ class CostCurve {
   struct Point {
     double rows = 0;
     double value = 0;
-    double weight = 0;  // samples, up to a limit: later ones then count an eighth
+    double weight = 0;               // samples, up to a limit: later ones then count an eighth
+    std::vector<double> first = {};  // samples of add_steady()
   };
   void add(double rows, double value);
+  /// The same for a value that is a difference of two steps: of the first few samples the median counts (the
+  /// lower one), since whatever disturbs one of the steps moves it by more than all of what is looked for.
+  void add_steady(double rows, double value);
   bool empty() const { return points_.empty(); }
   /// Straight lines through the points; beyond the last one as steep as over the last factor of four.
   double line(double rows) const;
@@ -33,6 +37,8 @@ class CostCurve {
   void set_points(std::vector<Point> points) { points_ = std::move(points); }
 
  private:
+  Point& point_at(double rows);
+
   std::vector<Point> points_;  // ascending, at most one for each half octave of rows
 };
 

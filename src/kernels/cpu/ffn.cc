@@ -35,11 +35,13 @@ const FfnKernels* kernels_for(CpuLevel level) {
   return ffn_kernels_portable();
 }
 
-/// Panels per item: few when the threads would otherwise go hungry.
-int64_t chunk_panels(int64_t rows, int64_t panels, int threads) {
+/// Panels per item, of a matrix of `panels`: few when the threads would otherwise go hungry, more where there
+/// are `all` of them in matrices like it.
+int64_t chunk_panels(int64_t rows, int64_t panels, int64_t all, int threads) {
   const int64_t most = rows <= kFewRows ? kWidePanels : kPanels;
   if (threads == 1) return most;
-  return std::clamp<int64_t>(panels / (4 * threads) / 4 * 4, 4, most);
+  const int64_t share = std::max(panels / (4 * threads), all / (16 * threads));
+  return std::clamp<int64_t>(share / 4 * 4, 4, most);
 }
 
 struct Group {
@@ -50,7 +52,12 @@ struct Group {
   GroupScratch scratch;
   int64_t count;
   Accumulate accumulate;
+  int64_t gate_up_panels;  // of all segments
   int64_t down_chunk;
+
+  int64_t gate_up_chunk(const Segment& s) const {
+    return chunk_panels(s.rows, s.weights->gate_up.n() / kPanelColumns, gate_up_panels, cx->threads());
+  }
 
   Product gate_up(const Segment& s) const {
     return choose_product(cx->level, cx->rounding, s.weights->gate_up.view());
@@ -81,7 +88,7 @@ void gate_up_item(const Group& g, int64_t item, int thread) {
                        1);
   const PackedView w = s.weights->gate_up.view();
   const int64_t panels = w.n / kPanelColumns;
-  const int64_t chunk = chunk_panels(s.rows, panels, g.cx->threads());
+  const int64_t chunk = g.gate_up_chunk(s);
   const int64_t panel0 = (item - s.first_item) * chunk;
   const int64_t panel1 = std::min(panels, panel0 + chunk);
   const int64_t width = (panel1 - panel0) * kPanelColumns;
@@ -132,6 +139,13 @@ void multiply_down(const Group& g, const Segment& s, int64_t panel0, int64_t pan
   }
 }
 
+/// The first panels of a segment that comes next: a tile's own prefetch would find their beginning in memory.
+void prefetch_down(const Segment& s, int64_t panel0, int64_t panel1) {
+  const PackedView w = s.weights->down.view();
+  const auto* first = static_cast<const std::byte*>(w.data) + panel0 * w.panel_bytes();
+  if (s.rows <= kFewRows) prefetch_panels(first, w.panel_bytes(), std::min<int64_t>(4, panel1 - panel0));
+}
+
 /// Columns of the output, segments in order: the sums of one row keep the order of the experts.
 void down_item(const Group& g, int64_t item, int thread) {
   const int64_t panel0 = item * g.down_chunk;
@@ -142,6 +156,7 @@ void down_item(const Group& g, int64_t item, int thread) {
   float* y = g.scratch.threads + thread * kThreadFloats;
   for (int64_t i = 0; i < g.count; ++i) {
     const Segment& s = g.scratch.segments[i];
+    if (i + 1 < g.count) prefetch_down(g.scratch.segments[i + 1], panel0, panel1);
     if (!s.index) {
       multiply_down(g, s, panel0, panel1, g.out.row(s.first_row) + column, g.out.stride, g.accumulate);
       continue;
@@ -175,20 +190,21 @@ size_t scratch_bytes(int64_t rows, int64_t hidden, int64_t intermediate, int thr
 void run_group(const KernelContext& cx, ConstRows x, const GroupScratch& scratch, int64_t count, Rows out,
                Accumulate accumulate) {
   const int threads = cx.threads();
-  Group g{kernels_for(cx.level), &cx, x, out, scratch, count, accumulate, 0};
+  Group g{kernels_for(cx.level), &cx, x, out, scratch, count, accumulate, 0, 0};
   int64_t items = 0;
   int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i)
+    g.gate_up_panels += scratch.segments[i].weights->gate_up.n() / kPanelColumns;
   for (int64_t i = 0; i < count; ++i) {
     Segment& s = scratch.segments[i];
     s.first_item = items;
-    const int64_t panels = s.weights->gate_up.n() / kPanelColumns;
-    items += div_up(panels, chunk_panels(s.rows, panels, threads));
+    items += div_up(s.weights->gate_up.n() / kPanelColumns, g.gate_up_chunk(s));
     rows += s.rows;
   }
   const int64_t down_panels = div_up(out.cols, kPanelColumns);
   int64_t most_rows = 0;
   for (int64_t i = 0; i < count; ++i) most_rows = std::max(most_rows, scratch.segments[i].rows);
-  g.down_chunk = chunk_panels(most_rows, down_panels, threads);
+  g.down_chunk = chunk_panels(most_rows, down_panels, down_panels, threads);
   const auto down_items = static_cast<int>(div_up(down_panels, g.down_chunk));
   if (threads == 1) {
     for (int64_t i = 0; i < count; ++i) pack_segment(g, scratch.segments[i]);

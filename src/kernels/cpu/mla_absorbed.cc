@@ -102,6 +102,15 @@ void for_items(const Job& job, const Shared& g, int64_t items, const Body& body)
   });
 }
 
+/// The beginning of the matrix that this thread most likely multiplies next, heads being handed out in turn.
+void prefetch_next(const Job& job, const std::vector<PackedMatrix>& of_heads, int64_t head) {
+  const auto next = static_cast<size_t>(head + job.cx.threads());
+  if (next >= of_heads.size()) return;
+  const PackedView w = of_heads[next].view();
+  gemm_detail::prefetch_panels(static_cast<const std::byte*>(w.data), w.panel_bytes(),
+                               std::min<int64_t>(4, (w.n + kPanelColumns - 1) / kPanelColumns));
+}
+
 /// query[i][head] = (q_nope · w_uk, q_rope) for the tokens of the batch, rounded as the products with keys
 /// round their inputs (the dot product of bf16 does so itself).
 void project_queries(const Job& job, const Shared& g, std::span<const Token> tokens, int64_t head,
@@ -115,6 +124,7 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
     std::copy_n(q, s.nope, t.gather + i * s.nope);
     std::copy_n(q + s.nope, s.rope, query + i * stride + s.lora);
   }
+  prefetch_next(job, job.weights.w_uk, head);
   gemm_single(job.cx.level, job.cx.rounding, {t.gather, n, s.nope},
               job.weights.w_uk[static_cast<size_t>(head)].view(), {query, n, s.lora, stride}, Accumulate::kNo,
               t.gemm);
@@ -263,7 +273,7 @@ void add_values(const Job& job, const LatentTile& tile, int64_t keys, bool load,
   if (p.column == lora) return;
   // The last columns are fewer than a product takes: beyond them lies something else.
   const int64_t first = p.column, rest = lora - first;
-  float w[kTile * kPanelColumns] = {}, c[kPanelColumns];
+  float w[kTile * kPanelColumns] = {}, c[kPanelColumns] = {};
   for (int64_t key = 0; key < keys; ++key) {
     const float* row = groups[key / kPanelColumns] + key % kPanelColumns * job.width();
     std::copy_n(row + first, rest, w + key * kPanelColumns);
@@ -345,6 +355,7 @@ void project_outputs(const Job& job, const Shared& g, std::span<const Token> tok
     float* out = state.out + head * s.lora;
     job.rows.scale(out, 1.0f / state.sum[head], s.lora, out);
   }
+  prefetch_next(job, job.weights.w_uv, head);
   gemm_single(
       job.cx.level, job.cx.rounding, {g.state.out + head * s.lora, n, s.lora, s.heads * int64_t{s.lora}},
       job.weights.w_uv[static_cast<size_t>(head)].view(), {t.gather, n, s.v}, Accumulate::kNo, t.gemm);
