@@ -10,6 +10,9 @@ import statistics
 import sys
 
 
+PARTS = ("split_price", "comm_cpu", "bubbles", "imbalance_and_wakeups")
+
+
 def load(files):
     for file in files:
         cases = json.load(open(file))
@@ -20,14 +23,15 @@ def load(files):
 
 def table(files):
     print("| case | share | T off ms | T on ms | m | S | S* | η | h | longer lane in the overlapped step: busy ·"
-          " times as long as alone | auto / off | auto / better | prediction |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+          " times as long as alone | beyond it, ms: split · comm CPU · bubbles · waits | auto / off | auto / better"
+          " | prediction |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     errors, exact, below_off, below_better = [], True, [], []
     for name, c in load(files):
         if c["virtual"]:
             print(f"| {name} virtual | {c['comm_share']:.0%} | {c['t_seq_ms']:.0f} |"
                   f" {c['t_overlap_ms']:.0f} | {c['micro_batches']} | {c['S']:.2f} | {c['S_star']:.2f} |"
-                  f" {c['eta']:.3f} | {c['h']:.2f} | | | | |")
+                  f" {c['eta']:.3f} | {c['h']:.2f} | | | | | |")
             continue
         exact = exact and c["bit_identical"]
         error = c["predicted_on_ms"] / c["t_overlap_ms"] - 1 if c["predicted_on_ms"] else 0
@@ -36,13 +40,14 @@ def table(files):
             below_off.append(name)
         if c["auto_over_best"]["high"] < 0.97:
             below_better.append(name)
-        off, better = c["auto_over_off"], c["auto_over_best"]
+        off, better, beyond = c["auto_over_off"], c["auto_over_best"], c["beyond_longer_lane_ms"]
         longer = "compute_ms" if c["t_compute_ms"] >= c["t_comm_ms"] else "comm_ms"
         alone = max(c["t_compute_ms"], c["t_comm_ms"])
         busy, stretch = c["on"][longer] / c["on"]["step_ms"], c["on"][longer] / alone
         print(f"| {name} | {c['comm_share']:.0%} | {c['t_seq_ms']:.0f} | {c['t_overlap_ms']:.0f} |"
               f" {c['micro_batches']} | {c['S']:.2f} | {c['S_star']:.2f} | {c['eta']:.3f} | {c['h']:.2f} |"
               f" {'computing' if longer == 'compute_ms' else 'network'} {busy:.1%} · {stretch:.2f} |"
+              f" {' · '.join(f'{beyond[k]:.0f}' for k in PARTS)} |"
               f" {off['median']:.2f} [{off['low']:.2f}, {off['high']:.2f}] |"
               f" {better['median']:.2f} [{better['low']:.2f}, {better['high']:.2f}] | {error:+.1%} |")
     if errors:
