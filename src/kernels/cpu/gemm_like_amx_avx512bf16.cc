@@ -104,12 +104,7 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
 
 template <typename W>
 constexpr TileSet tiles() {
-  return {2,
-          true,
-          {{tile<W, 1, 1>, tile<W, 1, 2>, tile<W, 1, 4>},
-           {tile<W, 2, 1>, tile<W, 2, 2>, nullptr},
-           {tile<W, 3, 1>, tile<W, 3, 2>, nullptr},
-           {tile<W, 4, 1>, tile<W, 4, 2>, nullptr}}};
+  return {2, true, {{tile<W, 1, 1>, tile<W, 1, 2>, tile<W, 1, 4>}, {tile<W, 2, 1>, tile<W, 2, 2>, nullptr}}};
 }
 
 }  // namespace
