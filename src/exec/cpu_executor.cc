@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -79,9 +80,13 @@ class Run {
 
   void wait_for_end_of(Lane lane) { wait_for(static_cast<size_t>(lane), kEverything); }
 
+  /// Call it when both lanes have ended. The error leaves the run, which the comm lane may be the last to drop:
+  /// it is the caller's thread that frees what it has caught.
   void rethrow() {
-    std::lock_guard lock(mutex_);
-    if (error_) std::rethrow_exception(error_);
+    std::unique_lock lock(mutex_);
+    std::exception_ptr error = std::exchange(error_, nullptr);
+    lock.unlock();
+    if (error) std::rethrow_exception(std::move(error));
   }
 
  private:
