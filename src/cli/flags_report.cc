@@ -5,7 +5,7 @@ namespace duet {
 namespace {
 
 constexpr FlagSpec kRows[] = {
-    {"trace", FlagType::kText, "FILE", "", kReports, kGenerate,
+    {"trace", FlagType::kText, "FILE", "", kReports, kGenerate | kBenchOverlap,
      "Write every stage's times as Chrome JSON; open it in Perfetto (ui.perfetto.dev) or read `duet trace "
      "summary FILE`."},
     {"layer", FlagType::kInt, "N", "1", kReports, kTraceChart, "The layer to draw.", 0, kBig},

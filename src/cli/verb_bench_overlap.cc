@@ -232,6 +232,8 @@ int verb_bench_overlap(const Flags& flags, const CliContext& context) {
   std::unique_ptr<OutputFile> json;
   if (flags.given("json") && !is_mpi_worker())
     json = std::make_unique<OutputFile>(flags.text("json"), context.out);
+  // Written at the end: better to know now that it cannot be.
+  if (flags.given("trace") && !is_mpi_worker()) OutputFile(flags.text("trace"), context.out);
 
   ProgressView view(context);
   const std::unique_ptr<RankGroup> group =
@@ -274,6 +276,7 @@ int verb_bench_overlap(const Flags& flags, const CliContext& context) {
     }
     simulate_rest();
   }
+  if (flags.given("trace")) group->write_trace(flags.text("trace"));
   if (json) {
     json->stream() << cases.dump(2) << '\n';
     json->commit();

@@ -78,6 +78,7 @@ Communicator::Communicator(std::unique_ptr<Transport> transport, DType wire)
       wire_bytes_(dtype_bytes(wire)),
       send_(static_cast<size_t>(size_)),
       recv_(static_cast<size_t>(size_)),
+      received_(static_cast<size_t>(size_)),
       sources_(static_cast<size_t>(size_)) {
   if (wire != DType::kF32 && wire != DType::kBf16) {
     throw Error(ErrorKind::kUnsupported,
@@ -131,11 +132,22 @@ void Communicator::clear_spans() {
 }
 
 void Communicator::exchange() {
+  counted([&] { transport_->exchange(send_, recv_); });
+}
+
+void Communicator::exchange_up_to() {
+  counted([&] { transport_->exchange_up_to(send_, recv_, received_); });
+  for (size_t r = 0; r < recv_.size(); ++r)
+    if (static_cast<int>(r) != rank_) recv_[r] = recv_[r].first(received_[r]);
+}
+
+template <typename Exchange>
+void Communicator::counted(const Exchange& exchange) {
   const auto self = static_cast<size_t>(rank_);
   size_t sent = 0;
   for (size_t r = 0; r < send_.size(); ++r) sent += r == self ? 0 : send_[r].size();
   try {
-    transport_->exchange(send_, recv_);
+    exchange();
   } catch (const Error& e) {
     throw Error(e.kind(), fmt::format("{} number {} on rank {} of {}: {}", to_string(kind_),
                                       stats_.of(kind_).calls, rank_, size_, e.what()));
@@ -224,40 +236,6 @@ void Communicator::all_reduce_max(std::span<double> values) {
       values[i] = r == 0 ? v : std::max(values[i], v);
     }
   }
-}
-
-// ---- all-to-all
-
-void Communicator::exchange_counts(std::span<const int32_t> send_counts, std::span<int32_t> recv_counts) {
-  DUET_CHECK(std::ssize(send_counts) == size_ && std::ssize(recv_counts) == size_);
-  Call call(*this, CollectiveKind::kAllToAll);
-  for (size_t r = 0; r < recv_.size(); ++r) {
-    send_[r] = std::as_bytes(send_counts.subspan(r, 1));
-    recv_[r] = std::as_writable_bytes(recv_counts.subspan(r, 1));
-  }
-  recv_counts[static_cast<size_t>(rank_)] = send_counts[static_cast<size_t>(rank_)];
-  if (size_ > 1) exchange();
-}
-
-void Communicator::all_to_all_bytes(ConstBytes send, std::span<const int64_t> send_bytes, Bytes recv,
-                                    std::span<const int64_t> recv_bytes) {
-  DUET_CHECK(std::ssize(send_bytes) == size_ && std::ssize(recv_bytes) == size_);
-  Call call(*this, CollectiveKind::kAllToAll);
-  size_t out = 0;
-  size_t in = 0;
-  for (size_t r = 0; r < send_.size(); ++r) {
-    const auto out_bytes = static_cast<size_t>(send_bytes[r]);
-    const auto in_bytes = static_cast<size_t>(recv_bytes[r]);
-    DUET_CHECK(out_bytes <= send.size() - out && in_bytes <= recv.size() - in);
-    send_[r] = send.subspan(out, out_bytes);
-    recv_[r] = recv.subspan(in, in_bytes);
-    out += out_bytes;
-    in += in_bytes;
-  }
-  const auto self = static_cast<size_t>(rank_);
-  DUET_CHECK(send_[self].size() == recv_[self].size());
-  wire::copy_bytes(send_[self].data(), recv_[self].data(), send_[self].size());
-  if (size_ > 1) exchange();
 }
 
 // ---- broadcast and barrier

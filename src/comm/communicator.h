@@ -66,8 +66,9 @@ class Communicator {
 
   /// Takes the staging buffers, so that no step allocates: for reductions, scatters and gathers of up
   /// to `max_elements` (beyond kPieceElements they are done in pieces and need no more), and for
-  /// all_to_all_rows of up to `max_all_to_all_elements` going out or coming in on this rank (the
-  /// worst case of routing: every token comes here).
+  /// all_to_all_rows and dispatch_rows of up to `max_all_to_all_elements` (of the wire's type, records
+  /// rounded up to them) going out or coming in on this rank (the worst case of routing: every token comes
+  /// here).
   void reserve(int64_t max_elements, int64_t max_all_to_all_elements = 0);
   /// Bytes that reserve() with these figures takes, for the memory plan.
   static int64_t staging_bytes(int ranks, DType wire, int64_t max_elements,
@@ -91,16 +92,19 @@ class Communicator {
   /// too. `own` may be the caller's own rows inside `out`.
   void all_gather_rows(ConstRows own, std::span<const int64_t> row_offsets, Rows out);
 
-  /// recv_counts[r] = what rank r has for this rank; one entry per rank, own entry copied.
-  void exchange_counts(std::span<const int32_t> send_counts, std::span<int32_t> recv_counts);
+  /// Rows to wherever the sender likes, each with a record of bytes that travels as it is (a token's expert
+  /// ids and weights): one message per pair of ranks, whose length tells how many, so that nothing is asked
+  /// first. send and recv as in all_to_all_rows, send_records and recv_records: record_bytes per row (a
+  /// multiple of 4), in the same order. Rank r sends at most row_offsets[r + 1] - row_offsets[r] rows to any
+  /// rank, so recv has room for row_offsets.back() rows; recv_counts[r] becomes what came from rank r.
+  void dispatch_rows(ConstRows send, ConstBytes send_records, std::span<const int32_t> send_counts, Rows recv,
+                     Bytes recv_records, std::span<const int64_t> row_offsets, size_t record_bytes,
+                     std::span<int32_t> recv_counts);
   /// send: rows grouped by destination in rank order, send_counts[r] rows for rank r; recv gets the
   /// rows grouped by source in rank order. Values are rounded to the wire type, own rows too. The
   /// views may hold more rows than the counts say.
   void all_to_all_rows(ConstRows send, std::span<const int32_t> send_counts, Rows recv,
                        std::span<const int32_t> recv_counts);
-  /// The same for bytes as they are (a token's expert ids and weights); counts are bytes.
-  void all_to_all_bytes(ConstBytes send, std::span<const int64_t> send_bytes, Bytes recv,
-                        std::span<const int64_t> recv_bytes);
 
   /// Columns sharded over ranks, exactly as they are: own [rows, widths[rank]] → on `root`
   /// out [rows, Σ widths] (elsewhere out is not touched). Widths may be uneven or 0. Returns on every rank
@@ -133,6 +137,10 @@ class Communicator {
 
   std::byte* staging(AlignedBuffer& buffer, size_t bytes);
   void exchange();
+  /// The same with messages as long as their senders say, up to recv_: recv_[r] shrinks to what came.
+  void exchange_up_to();
+  template <typename Exchange>
+  void counted(const Exchange& exchange);
   void clear_spans();
   void reduce_rows(ConstRows in, Rows out, bool add);
   void reduce_piece(ConstRows in, Rows out, bool add);
@@ -150,6 +158,7 @@ class Communicator {
   AlignedBuffer recv_buffer_;
   std::vector<ConstBytes> send_;  // one span per rank, reused by every call
   std::vector<Bytes> recv_;
+  std::vector<size_t> received_;           // bytes per rank
   std::vector<const std::byte*> sources_;  // one contribution per rank, for the ordered sum
   CommStats stats_;
   CollectiveKind kind_ = CollectiveKind::kBarrier;  // the call under way

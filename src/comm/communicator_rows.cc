@@ -1,4 +1,6 @@
 // Sums and rows: all-reduce, reduce-scatter, all-gather, all-to-all of rows.
+#include <fmt/format.h>
+
 #include "base/error.h"
 #include "comm/collective_call.h"
 #include "comm/communicator.h"
@@ -267,6 +269,68 @@ void Communicator::all_to_all_rows(ConstRows send, std::span<const int32_t> send
   wire::copy_bytes(send_[self].data(), recv_[self].data(), send_[self].size());
   exchange();
   if (!direct_recv) wire::decode(received, wire_, recv, false);
+}
+
+// A message: the records of its rows, then the rows.
+void Communicator::dispatch_rows(ConstRows send, ConstBytes send_records,
+                                 std::span<const int32_t> send_counts, Rows recv, Bytes recv_records,
+                                 std::span<const int64_t> row_offsets, size_t record_bytes,
+                                 std::span<int32_t> recv_counts) {
+  DUET_CHECK(std::ssize(send_counts) == size_ && std::ssize(recv_counts) == size_ && send.cols == recv.cols);
+  const int64_t room = row_offsets.back();
+  check_offsets(row_offsets, size_, room);
+  const auto rows_of = [&](size_t r) { return row_offsets[r + 1] - row_offsets[r]; };
+  const auto self = static_cast<size_t>(rank_);
+  int64_t send_rows = 0;
+  for (int32_t n : send_counts) {
+    DUET_CHECK(n >= 0 && n <= rows_of(self));
+    send_rows += n;
+  }
+  DUET_CHECK(send_rows <= send.rows && room <= recv.rows && record_bytes % sizeof(float) == 0);
+  DUET_CHECK(send_records.size() >= static_cast<size_t>(send_rows) * record_bytes &&
+             recv_records.size() >= static_cast<size_t>(room) * record_bytes);
+  Call call(*this, CollectiveKind::kAllToAll);
+  if (size_ == 1) {
+    wire::copy_rows(send.row_slice(0, send_rows), recv.row_slice(0, send_rows));
+    wire::copy_bytes(send_records.data(), recv_records.data(), static_cast<size_t>(send_rows) * record_bytes);
+    recv_counts[0] = send_counts[0];
+    return;
+  }
+  const size_t row_bytes = static_cast<size_t>(send.cols) * wire_bytes_,
+               message_row = record_bytes + row_bytes;
+  std::byte* out = staging(send_buffer_, static_cast<size_t>(send_rows) * message_row);
+  std::byte* in = staging(recv_buffer_, static_cast<size_t>(room) * message_row);
+  const std::byte* record = send_records.data();
+  for (size_t r = 0, first = 0; r < send_.size(); ++r) {
+    const auto rows = static_cast<size_t>(send_counts[r]);
+    wire::copy_bytes(record, out, rows * record_bytes);
+    wire::encode(send.row_slice(static_cast<int64_t>(first), send_counts[r]), wire_,
+                 out + rows * record_bytes);
+    send_[r] = {out, rows * message_row};
+    recv_[r] = {in, static_cast<size_t>(rows_of(r)) * message_row};
+    record += rows * record_bytes;
+    out += rows * message_row;
+    in += recv_[r].size();
+    first += rows;
+  }
+  exchange_up_to();
+  std::byte* to_record = recv_records.data();
+  int64_t first = 0;
+  for (size_t r = 0; r < recv_.size(); ++r) {
+    const ConstBytes message = r == self ? send_[r] : ConstBytes(recv_[r]);
+    if (message.size() % message_row != 0)
+      throw Error(ErrorKind::kPeer,
+                  fmt::format("rank {} dispatches {} bytes to rank {}, in rows of {}: the ranks "
+                              "disagree about a collective",
+                              r, message.size(), rank_, message_row));
+    const size_t rows = message.size() / message_row;
+    wire::copy_bytes(message.data(), to_record, rows * record_bytes);
+    wire::decode(message.data() + rows * record_bytes, wire_,
+                 recv.row_slice(first, static_cast<int64_t>(rows)), false);
+    recv_counts[r] = static_cast<int32_t>(rows);
+    to_record += rows * record_bytes;
+    first += static_cast<int64_t>(rows);
+  }
 }
 
 }  // namespace duet

@@ -117,6 +117,13 @@ class MpiTransport final : public Transport {
       : world_(std::move(world)), comm_(world_->comm()), rank_(world_->rank()), size_(world_->size()) {
     byte_out_.resize(static_cast<size_t>(size_), std::byte{1});
     byte_in_.resize(static_cast<size_t>(size_));
+    lengths_.resize(static_cast<size_t>(size_));
+    received_lengths_.resize(static_cast<size_t>(size_));
+    shortened_.resize(static_cast<size_t>(size_));
+    for (size_t r = 0; r < lengths_.size(); ++r) {
+      length_send_.push_back(std::as_bytes(std::span(lengths_).subspan(r, 1)));
+      length_recv_.push_back(std::as_writable_bytes(std::span(received_lengths_).subspan(r, 1)));
+    }
     for (size_t r = 0; r < byte_out_.size(); ++r) {
       barrier_send_.push_back(ConstBytes(byte_out_).subspan(r, 1));
       barrier_recv_.push_back(Bytes(byte_in_).subspan(r, 1));
@@ -144,6 +151,28 @@ class MpiTransport final : public Transport {
       world_->set_failed();
       throw;
     }
+  }
+
+  // Lengths first: a receive that is posted is for one message of a known length.
+  void exchange_up_to(std::span<const ConstBytes> send, std::span<const Bytes> recv,
+                      std::span<size_t> received) override {
+    DUET_CHECK(std::ssize(received) == size_);
+    for (size_t r = 0; r < lengths_.size(); ++r) lengths_[r] = send[r].size();
+    exchange(length_send_, length_recv_);
+    for (size_t r = 0; r < recv.size(); ++r) {
+      if (static_cast<int>(r) == rank_) continue;
+      received[r] = received_lengths_[r];
+      if (received[r] > recv[r].size()) {
+        broken_ = true;
+        world_->set_failed();
+        throw Error(ErrorKind::kPeer,
+                    fmt::format("rank {} sends {} bytes to rank {}, which expects at most {}: "
+                                "the ranks disagree about a collective",
+                                r, received[r], rank_, recv[r].size()));
+      }
+      shortened_[r] = recv[r].first(received[r]);
+    }
+    exchange(send, shortened_);
   }
 
   void barrier() override { exchange(barrier_send_, barrier_recv_); }
@@ -251,6 +280,10 @@ class MpiTransport final : public Transport {
   std::vector<std::byte> byte_in_;
   std::vector<ConstBytes> barrier_send_;
   std::vector<Bytes> barrier_recv_;
+  std::vector<uint64_t> lengths_, received_lengths_;
+  std::vector<ConstBytes> length_send_;
+  std::vector<Bytes> length_recv_;
+  std::vector<Bytes> shortened_;  // room for what is to come
 };
 
 }  // namespace

@@ -46,17 +46,16 @@ class ShapedTransport final : public Transport {
     inner_->barrier();  // the link starts when the last rank is there
     const int64_t start_ns = now_ns();
     inner_->exchange(send, recv);
-    size_t out = 0;
-    size_t in = 0;
-    for (size_t r = 0; r < send.size(); ++r) {
-      if (static_cast<int>(r) == rank()) continue;
-      out += send[r].size();
-      in += recv[r].size();
-    }
-    const size_t bytes = std::max(out, in);
-    if (bytes == 0) return;
-    const double wire_ns = static_cast<double>(bytes) / link_->bytes_per_second.load() * 1e9;
-    sleep_until_ns(start_ns + link_->latency_ns.load() + static_cast<int64_t>(wire_ns));
+    take_time(start_ns, send, [&](size_t r) { return recv[r].size(); });
+  }
+
+  void exchange_up_to(std::span<const ConstBytes> send, std::span<const Bytes> recv,
+                      std::span<size_t> received) override {
+    if (size() == 1) return;
+    inner_->barrier();
+    const int64_t start_ns = now_ns();
+    inner_->exchange_up_to(send, recv, received);
+    take_time(start_ns, send, [&](size_t r) { return received[r]; });
   }
 
   void barrier() override {
@@ -68,6 +67,21 @@ class ShapedTransport final : public Transport {
   void abort(const std::string& reason) noexcept override { inner_->abort(reason); }
 
  private:
+  template <typename ReceivedFrom>
+  void take_time(int64_t start_ns, std::span<const ConstBytes> send, const ReceivedFrom& received_from) {
+    size_t out = 0;
+    size_t in = 0;
+    for (size_t r = 0; r < send.size(); ++r) {
+      if (static_cast<int>(r) == rank()) continue;
+      out += send[r].size();
+      in += received_from(r);
+    }
+    const size_t bytes = std::max(out, in);
+    if (bytes == 0) return;
+    const double wire_ns = static_cast<double>(bytes) / link_->bytes_per_second.load() * 1e9;
+    sleep_until_ns(start_ns + link_->latency_ns.load() + static_cast<int64_t>(wire_ns));
+  }
+
   std::unique_ptr<Transport> inner_;
   std::shared_ptr<const SharedLink> link_;
   std::string name_;

@@ -34,7 +34,8 @@ constexpr size_t kLowWater = size_t{256} << 10;
 // there is.
 constexpr int kPatienceMs = 1000;
 
-// One peer, and what goes to and comes from it in the exchange under way. Counts include the header.
+// One peer, and what goes to and comes from it in the exchange under way. Counts include the header. Where
+// only the sender knows the length, there is always a header, and the rest to receive is what it says.
 struct Link {
   int rank = 0;
   TcpPeer peer;
@@ -44,6 +45,7 @@ struct Link {
   Bytes in;
   size_t sent = 0, to_send = 0;
   size_t received = 0, to_receive = 0;
+  bool any_length = false;
 
   bool sending() const { return sent < to_send; }
   bool receiving() const { return received < to_receive; }
@@ -94,17 +96,15 @@ class TcpTransport final : public Transport {
   const char* name() const override { return "tcp"; }
 
   void exchange(std::span<const ConstBytes> send, std::span<const Bytes> recv) override {
-    DUET_CHECK(std::ssize(send) == size_ && std::ssize(recv) == size_);
-    try {
-      check_aborted();
-      if (broken_) throw Error(ErrorKind::kPeer, "TCP communication has failed before");
-      begin(send, recv);
-      finish();
-    } catch (...) {
-      broken_ = true;
-      world_->set_failed();
-      throw;
-    }
+    run(send, recv, false);
+  }
+
+  void exchange_up_to(std::span<const ConstBytes> send, std::span<const Bytes> recv,
+                      std::span<size_t> received) override {
+    DUET_CHECK(std::ssize(received) == size_);
+    run(send, recv, true);
+    for (const Link& link : links_)
+      received[static_cast<size_t>(link.rank)] = link.to_receive - sizeof(Header);
   }
 
   void barrier() override { exchange(barrier_send_, barrier_recv_); }
@@ -122,13 +122,27 @@ class TcpTransport final : public Transport {
   }
 
  private:
+  void run(std::span<const ConstBytes> send, std::span<const Bytes> recv, bool any_length) {
+    DUET_CHECK(std::ssize(send) == size_ && std::ssize(recv) == size_);
+    try {
+      check_aborted();
+      if (broken_) throw Error(ErrorKind::kPeer, "TCP communication has failed before");
+      begin(send, recv, any_length);
+      finish();
+    } catch (...) {
+      broken_ = true;
+      world_->set_failed();
+      throw;
+    }
+  }
+
   void check_aborted() {
     if (!aborted_.load()) return;
     std::lock_guard lock(abort_mutex_);
     throw Error(ErrorKind::kPeer, abort_reason_);
   }
 
-  void begin(std::span<const ConstBytes> send, std::span<const Bytes> recv) {
+  void begin(std::span<const ConstBytes> send, std::span<const Bytes> recv, bool any_length) {
     ++exchange_;
     for (Link& link : links_) {
       const size_t r = static_cast<size_t>(link.rank);
@@ -136,8 +150,9 @@ class TcpTransport final : public Transport {
       link.in = recv[r];
       link.out_header = {exchange_, link.out.size()};
       link.sent = link.received = 0;
-      link.to_send = link.out.empty() ? 0 : sizeof(Header) + link.out.size();
-      link.to_receive = link.in.empty() ? 0 : sizeof(Header) + link.in.size();
+      link.any_length = any_length;
+      link.to_send = link.out.empty() && !any_length ? 0 : sizeof(Header) + link.out.size();
+      link.to_receive = any_length ? sizeof(Header) : link.in.empty() ? 0 : sizeof(Header) + link.in.size();
     }
     for (Link& link : links_) send_some(link);
     for (Link& link : links_) receive_some(link);
@@ -197,8 +212,8 @@ class TcpTransport final : public Transport {
       std::array<iovec, 2> parts{};
       msghdr message{};
       message.msg_iov = parts.data();
-      message.msg_iovlen =
-          static_cast<size_t>(rest_of(link.in_header, link.in.data(), link.in.size(), link.received, parts));
+      message.msg_iovlen = static_cast<size_t>(
+          rest_of(link.in_header, link.in.data(), link.to_receive - sizeof(Header), link.received, parts));
       const ssize_t n = recvmsg(link.peer.socket.fd(), &message, MSG_DONTWAIT);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0 && errno == EAGAIN) return;
@@ -206,19 +221,26 @@ class TcpTransport final : public Transport {
       if (n == 0) throw_lost(link, "it closed the connection");
       const bool had_header = link.received >= sizeof(Header);
       link.received += static_cast<size_t>(n);
-      if (!had_header && link.received >= sizeof(Header)) check_header(link);
+      if (!had_header && link.received >= sizeof(Header)) {
+        check_header(link);
+        if (link.any_length) {
+          link.to_receive = sizeof(Header) + link.in_header.bytes;
+          continue;
+        }
+      }
       if (link.receiving() && link.received >= sizeof(Header)) return;  // most likely that was all
     }
   }
 
   void check_header(const Link& link) const {
     const Header& h = link.in_header;
-    if (h.exchange == exchange_ && h.bytes == link.in.size()) return;
+    const bool fits = link.any_length ? h.bytes <= link.in.size() : h.bytes == link.in.size();
+    if (h.exchange == exchange_ && fits) return;
     throw Error(
         ErrorKind::kPeer,
         fmt::format(
-            "rank {} sends {} bytes to rank {}, which expects {}: the ranks disagree about a collective{}",
-            link.rank, h.bytes, rank_, link.in.size(),
+            "rank {} sends {} bytes to rank {}, which expects {}{}: the ranks disagree about a collective{}",
+            link.rank, h.bytes, rank_, link.any_length ? "at most " : "", link.in.size(),
             h.exchange == exchange_ ? "" : fmt::format(" (exchange {} against {})", h.exchange, exchange_)));
   }
 

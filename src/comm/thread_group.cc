@@ -23,6 +23,7 @@ struct Hub {
   struct Post {
     std::span<const ConstBytes> send;
     std::span<const Bytes> recv;
+    bool up_to = false;  // recv is room
   };
 
   void meet() {
@@ -93,19 +94,13 @@ class ThreadTransport final : public Transport {
   const char* name() const override { return "threads"; }
 
   void exchange(std::span<const ConstBytes> send, std::span<const Bytes> recv) override {
-    DUET_CHECK(std::ssize(send) == hub_->size && std::ssize(recv) == hub_->size);
-    if (hub_->size == 1) return;
-    hub_->posts[static_cast<size_t>(rank_)] = {send, recv};
-    try {
-      hub_->meet();
-      copy_from_peers(send, recv);
-      hub_->meet();
-    } catch (...) {
-      // Sequentially consistent with ReaderScope and its check: whoever counts itself in after this
-      // has seen 0 finds the abort and copies nothing.
-      for (uint32_t n = hub_->readers.load(); n != 0; n = hub_->readers.load()) hub_->readers.wait(n);
-      throw;
-    }
+    run(send, recv, {});
+  }
+
+  void exchange_up_to(std::span<const ConstBytes> send, std::span<const Bytes> recv,
+                      std::span<size_t> received) override {
+    DUET_CHECK(std::ssize(received) == hub_->size);
+    run(send, recv, received);
   }
 
   void barrier() override {
@@ -115,7 +110,25 @@ class ThreadTransport final : public Transport {
   void abort(const std::string& reason) noexcept override { hub_->abort(reason); }
 
  private:
-  void copy_from_peers(std::span<const ConstBytes> send, std::span<const Bytes> recv) {
+  // `received` is empty where lengths are agreed.
+  void run(std::span<const ConstBytes> send, std::span<const Bytes> recv, std::span<size_t> received) {
+    DUET_CHECK(std::ssize(send) == hub_->size && std::ssize(recv) == hub_->size);
+    if (hub_->size == 1) return;
+    hub_->posts[static_cast<size_t>(rank_)] = {send, recv, !received.empty()};
+    try {
+      hub_->meet();
+      copy_from_peers(send, recv, received);
+      hub_->meet();
+    } catch (...) {
+      // Sequentially consistent with ReaderScope and its check: whoever counts itself in after this
+      // has seen 0 finds the abort and copies nothing.
+      for (uint32_t n = hub_->readers.load(); n != 0; n = hub_->readers.load()) hub_->readers.wait(n);
+      throw;
+    }
+  }
+
+  void copy_from_peers(std::span<const ConstBytes> send, std::span<const Bytes> recv,
+                       std::span<size_t> received) {
     const ReaderScope scope(*hub_);
     hub_->check_aborted();
     // Starting with the next rank spreads the readers over the senders.
@@ -124,17 +137,18 @@ class ThreadTransport final : public Transport {
       const auto p = static_cast<size_t>(peer);
       const Hub::Post& post = hub_->posts[p];
       const ConstBytes theirs = post.send[static_cast<size_t>(rank_)];
-      check_sizes(peer, rank_, theirs.size(), recv[p].size());
-      check_sizes(rank_, peer, send[p].size(), post.recv[static_cast<size_t>(rank_)].size());
+      check_sizes(peer, rank_, theirs.size(), recv[p].size(), !received.empty());
+      check_sizes(rank_, peer, send[p].size(), post.recv[static_cast<size_t>(rank_)].size(), post.up_to);
+      if (!received.empty()) received[p] = theirs.size();
       if (!theirs.empty()) std::memcpy(recv[p].data(), theirs.data(), theirs.size());
     }
   }
 
-  void check_sizes(int from, int to, size_t sent, size_t expected) {
-    if (sent == expected) return;
+  void check_sizes(int from, int to, size_t sent, size_t expected, bool up_to) {
+    if (up_to ? sent <= expected : sent == expected) return;
     const std::string text = fmt::format(
-        "rank {} sends {} bytes to rank {}, which expects {}: the ranks disagree about a collective", from,
-        sent, to, expected);
+        "rank {} sends {} bytes to rank {}, which expects {}{}: the ranks disagree about a collective", from,
+        sent, to, up_to ? "at most " : "", expected);
     hub_->abort(text);
     throw Error(ErrorKind::kPeer, text);
   }

@@ -33,6 +33,11 @@ class Transport {
   /// rank called abort(); the transport is of no use after that.
   virtual void exchange(std::span<const ConstBytes> send, std::span<const Bytes> recv) = 0;
 
+  /// The same where only the sender knows how long a message is: recv[r] is room, received[r] is how much
+  /// of it rank r filled. More than there is room for throws Error(kPeer), as above.
+  virtual void exchange_up_to(std::span<const ConstBytes> send, std::span<const Bytes> recv,
+                              std::span<size_t> received) = 0;
+
   /// Returns when every rank has called it.
   virtual void barrier() = 0;
 

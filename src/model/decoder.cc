@@ -48,8 +48,6 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
     p.send_counts.resize(static_cast<size_t>(shapes_.ranks));
     p.receive_counts.resize(static_cast<size_t>(shapes_.ranks));
     p.expert_rows.resize(static_cast<size_t>(setup.config.num_hidden_layers));
-    p.send_bytes.resize(static_cast<size_t>(shapes_.ranks));
-    p.receive_bytes.resize(static_cast<size_t>(shapes_.ranks));
     if (shapes_.all_to_all) p.sent_rows.reserve(static_cast<size_t>(setup.limits.max_rows + shapes_.ranks));
   }
 }
@@ -130,7 +128,9 @@ ModelBytes decoder_bytes(const ModelConfig& c, const DecoderShapes& s, const Wei
   bytes.scratch = scratch_bytes(s, threads, attention_scratch);
   bytes.max_collective_elements = std::max(limits.max_rows * s.hidden, limits.max_logits_rows * s.vocab);
   // Every token of a step on one rank's experts, once; what a rank sends is never more.
-  bytes.max_all_to_all_elements = s.all_to_all ? (limits.max_rows + s.ranks) * s.hidden : 0;
+  // Its choice travels with it, in elements of two bytes.
+  bytes.max_all_to_all_elements =
+      s.all_to_all ? (limits.max_rows + s.ranks) * (s.hidden + choice_bytes(s.top_k) / 2) : 0;
   return bytes;
 }
 

@@ -48,7 +48,6 @@ class Decoder : public Model {
     const int32_t* token_ids = nullptr;
     ExpertGroups groups;
     std::vector<int32_t> send_counts, receive_counts;  // rows per rank
-    std::vector<int64_t> send_bytes, receive_bytes;    // of their choices
     std::vector<int32_t> sent_rows;                    // owned row of each sent row
     std::vector<int64_t> expert_rows;                  // (row, expert) pairs, by layer
   };

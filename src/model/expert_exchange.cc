@@ -58,18 +58,11 @@ void Decoder::pack_dispatch(Part& p, const RowSet& r, ConstRows own_rows) {
 }
 
 void Decoder::dispatch(Part& p, const RowSet& r) {
-  Communicator& comm = *setup_.comm;
-  comm.exchange_counts(p.send_counts, p.receive_counts);
-  int64_t sent = 0, received = 0;
-  for (size_t rank = 0; rank < p.send_counts.size(); ++rank) {
-    p.send_bytes[rank] = p.send_counts[rank] * choice_bytes(shapes_.top_k);
-    p.receive_bytes[rank] = p.receive_counts[rank] * choice_bytes(shapes_.top_k);
-    sent += p.send_bytes[rank];
-    received += p.receive_bytes[rank];
-  }
-  comm.all_to_all_bytes({r.v.send_choice, static_cast<size_t>(sent)}, p.send_bytes,
-                        {r.v.received_choice, static_cast<size_t>(received)}, p.receive_bytes);
-  comm.all_to_all_rows(r.v.send, p.send_counts, r.v.received, p.receive_counts);
+  const auto record = static_cast<size_t>(choice_bytes(shapes_.top_k));
+  setup_.comm->dispatch_rows(r.v.send, {r.v.send_choice, static_cast<size_t>(r.v.send.rows) * record},
+                             p.send_counts, r.v.received,
+                             {r.v.received_choice, static_cast<size_t>(r.v.received.rows) * record}, r.owned,
+                             record, p.receive_counts);
 }
 
 // The rows that came: each rank's, in rank order, through the experts that live here.

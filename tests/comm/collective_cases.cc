@@ -245,37 +245,42 @@ void all_to_all_equals_oracle(Communicator& c) {
   const auto self = static_cast<size_t>(c.rank());
   for (const CountTable& table : routings(c.size())) {
     const std::vector<int32_t>& send_counts = table[self];
-    std::vector<int32_t> recv_counts(send_counts.size(), -1);
-    c.exchange_counts(send_counts, recv_counts);
+    std::vector<int32_t> want_counts, recv_counts(send_counts.size(), -1);
     std::vector<float> send;
     std::vector<float> want;
-    std::vector<std::byte> meta;
-    std::vector<std::byte> want_meta;
-    std::vector<int64_t> meta_out;
-    std::vector<int64_t> meta_in;
+    constexpr size_t kRecord = 12;
+    std::vector<std::byte> records;
+    std::vector<std::byte> want_records;
+    std::vector<int64_t> offsets{0};  // rank r has as many rows as it sends to any one rank
     // A value tells sender, receiver and place.
     const auto row_values = [&](size_t from, size_t to, int32_t count) {
       return samples(static_cast<int>(from * 64 + to), count * width);
     };
     for (size_t r = 0; r < send_counts.size(); ++r) {
-      expect(recv_counts[r] == table[r][self], fmt::format("count from rank {} is {}", r, recv_counts[r]));
+      want_counts.push_back(table[r][self]);
       for (float v : row_values(self, r, send_counts[r])) send.push_back(v);
-      for (float v : row_values(r, self, recv_counts[r])) want.push_back(on_wire(c, v));
-      meta_out.push_back(send_counts[r] * 5);
-      meta_in.push_back(recv_counts[r] * 5);
-      meta.insert(meta.end(), static_cast<size_t>(meta_out.back()), static_cast<std::byte>(self * 16 + r));
-      want_meta.insert(want_meta.end(), static_cast<size_t>(meta_in.back()),
-                       static_cast<std::byte>(r * 16 + self));
+      for (float v : row_values(r, self, want_counts[r])) want.push_back(on_wire(c, v));
+      records.insert(records.end(), static_cast<size_t>(send_counts[r]) * kRecord,
+                     static_cast<std::byte>(self * 16 + r));
+      want_records.insert(want_records.end(), static_cast<size_t>(want_counts[r]) * kRecord,
+                          static_cast<std::byte>(r * 16 + self));
+      offsets.push_back(offsets.back() + *std::max_element(table[r].begin(), table[r].end()));
     }
-    std::vector<float> recv(want.size() + 2 * static_cast<size_t>(width), -5.0f);  // room for two rows more
+    // Room for two rows more than can come; what nothing came for stays as it was.
+    std::vector<float> recv(static_cast<size_t>((offsets.back() + 2) * width), -5.0f);
+    std::vector<std::byte> got_records(static_cast<size_t>(offsets.back()) * kRecord, std::byte{0xee});
     const auto rows = [&](const std::vector<float>& v) { return std::ssize(v) / width; };
-    c.all_to_all_rows(rows_of(std::as_const(send), rows(send), width), send_counts,
-                      rows_of(recv, rows(recv), width), recv_counts);
-    want.insert(want.end(), 2 * static_cast<size_t>(width), -5.0f);
+    want.resize(recv.size(), -5.0f);
+    want_records.resize(got_records.size(), std::byte{0xee});
+    const ConstRows out = rows_of(std::as_const(send), rows(send), width);
+    c.dispatch_rows(out, records, send_counts, rows_of(recv, rows(recv), width), got_records, offsets,
+                    kRecord, recv_counts);
+    expect(recv_counts == want_counts, "dispatch_rows: counts differ");
+    expect(got_records == want_records, "dispatch_rows: records differ");
+    expect_same("dispatch_rows", recv, want);
+    std::fill(recv.begin(), recv.end(), -5.0f);
+    c.all_to_all_rows(out, send_counts, rows_of(recv, rows(recv), width), recv_counts);
     expect_same("all_to_all_rows", recv, want);
-    std::vector<std::byte> got_meta(want_meta.size());
-    c.all_to_all_bytes(meta, meta_out, got_meta, meta_in);
-    expect(got_meta == want_meta, "all_to_all_bytes differs");
   }
 }
 
@@ -367,7 +372,8 @@ void stats_count_calls_and_bytes(Communicator& c) {
 void reserved_buffers_do_not_grow(Communicator& c) {
   const int64_t width = 50;
   const int64_t rows = 20;
-  c.reserve(rows * width, rows * width * c.size());
+  constexpr size_t kRecord = 8;
+  c.reserve(rows * width, rows * c.size() * (width + static_cast<int64_t>(kRecord / 2)));
   c.reset_stats();
   std::vector<float> v = samples(c.rank(), rows * width);
   c.all_reduce(v, v);
@@ -380,8 +386,12 @@ void reserved_buffers_do_not_grow(Communicator& c) {
   std::vector<int32_t> out(static_cast<size_t>(c.size()), 0);
   out[0] = static_cast<int32_t>(rows);
   std::vector<int32_t> in(out.size());
-  c.exchange_counts(out, in);
   std::vector<float> recv(static_cast<size_t>(rows * width * c.size()));
+  std::vector<std::byte> records(static_cast<size_t>(rows) * kRecord), got(records.size() * out.size());
+  std::vector<int64_t> each{0};
+  for (size_t r = 0; r < out.size(); ++r) each.push_back(each.back() + rows);
+  c.dispatch_rows(rows_of(std::as_const(v), rows, width), records, out, rows_of(recv, rows * c.size(), width),
+                  got, each, kRecord, in);
   c.all_to_all_rows(rows_of(std::as_const(v), rows, width), out, rows_of(recv, rows * c.size(), width), in);
   expect(c.stats().buffer_growths == 0, fmt::format("{} growths", c.stats().buffer_growths));
 }
