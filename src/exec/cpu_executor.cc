@@ -80,8 +80,8 @@ class Run {
 
   void wait_for_end_of(Lane lane) { wait_for(static_cast<size_t>(lane), kEverything); }
 
-  /// Call it when both lanes have ended. The error leaves the run, which the comm lane may be the last to drop:
-  /// it is the caller's thread that frees what it has caught.
+  /// Call it when both lanes have ended. The error leaves the run, which the comm lane may be the last to
+  /// drop: it is the caller's thread that frees what it has caught.
   void rethrow() {
     std::unique_lock lock(mutex_);
     std::exception_ptr error = std::exchange(error_, nullptr);
