@@ -26,21 +26,32 @@ struct StageTime {
   int64_t cpu_ns = 0;
 };
 
-/// A program in the form the lanes read: per lane the stages, and how many stages of the other lane
-/// must have finished first.
+/// A program in the form the lanes read: per queue (Program::queue_of) the stages, and how many stages of
+/// which other queues must have finished first.
 class LanePlan {
  public:
   explicit LanePlan(const Program& program);
+  LanePlan(LanePlan&&) = default;
+  LanePlan(const LanePlan&) = delete;  // entries look into needs_
 
+  struct Need {
+    uint32_t queue = 0;
+    uint32_t finished = 0;
+  };
   struct Entry {
     int stage = 0;
-    uint32_t after = 0;
+    uint32_t place = 0;  // in the order of its lane
+    std::span<const Need> needs;
   };
-  const std::vector<Entry>& lane(Lane lane) const { return lanes_[static_cast<size_t>(lane)]; }
-  size_t stage_count() const { return lanes_[0].size() + lanes_[1].size(); }
+  using Queue = std::vector<Entry>;
+  /// Queue 0 is the comm lane's, the others are the compute lane's.
+  const std::vector<Queue>& queues() const { return queues_; }
+  size_t stage_count() const { return stage_count_; }
 
  private:
-  std::array<std::vector<Entry>, kLanes> lanes_;
+  std::vector<Need> needs_;  // of all entries
+  std::vector<Queue> queues_;
+  size_t stage_count_ = 0;
 };
 
 /// Where the lanes are right now, for whoever watches from another thread.
@@ -49,9 +60,10 @@ struct LaneProgress {
   std::atomic<uint64_t> stages_done{0};                // of all programs so far, both lanes
 };
 
-/// Runs all bodies in lane order and returns when both lanes are done. `times` has one entry per
-/// stage. When a body throws, `on_failure` is called at once, on that lane (it must wake whoever the
-/// other lane is blocked on), the remaining stages are skipped, and the first error is rethrown.
+/// Runs all bodies and returns when both lanes are done: the comm lane in its order, the compute lane in its
+/// order too or, where the program runs ahead, always the first stage in it that waits for nothing. `times`
+/// has one entry per stage. When a body throws, `on_failure` is called at once, on that lane (it must wake
+/// whoever the other lane is blocked on), the remaining stages are skipped, and the first error is rethrown.
 /// Returns the time the compute lane waited at the end for the comm lane, in ns.
 int64_t run_program(const LanePlan& plan, std::span<const StageBody> bodies, CommLane& comm_lane,
                     std::span<StageTime> times, const std::function<void()>& on_failure,

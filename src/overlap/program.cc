@@ -12,6 +12,13 @@ const char* to_string(Lane lane) {
   return lane == Lane::kCompute ? "compute" : "comm";
 }
 
+std::vector<std::vector<int>> Program::queues() const {
+  std::vector<std::vector<int>> result(queue_count());
+  for (const auto& lane : order)
+    for (int s : lane) result[queue_of(s)].push_back(s);
+  return result;
+}
+
 int Program::event_count() const {
   int count = 0;
   for (const auto& list : waits) count += static_cast<int>(list.size());
@@ -57,6 +64,7 @@ uint64_t hash(const Program& program) {
   sum.numbers(program.place);
   sum.numbers(program.kept);
   for (const auto& lane : program.order) sum.numbers(lane);
+  sum.number(program.runs_ahead ? 1 : 0);
   for (const auto& list : program.waits) sum.numbers(list);
   return sum.value();
 }
@@ -67,8 +75,9 @@ std::string stage_label(const Stage& stage) {
 }
 
 std::string to_string(const Program& program) {
-  std::string text = fmt::format("{} program, {} micro-batch(es), {} stages, {} events\n", program.schedule,
-                                 program.micro_batches, program.stages.size(), program.event_count());
+  std::string text = fmt::format("{} program, {} micro-batch(es), {} stages, {} events{}\n", program.schedule,
+                                 program.micro_batches, program.stages.size(), program.event_count(),
+                                 program.runs_ahead ? ", computing runs ahead" : "");
   for (Lane lane : {Lane::kCompute, Lane::kComm}) {
     text += fmt::format("{}:\n", to_string(lane));
     for (int s : program.lane_order(lane)) {

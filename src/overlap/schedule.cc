@@ -26,38 +26,36 @@ Program program_of(const Recording& recording, const char* schedule) {
   return program;
 }
 
-// How much of each lane is known to be finished when a stage starts (or has finished).
-using Clock = std::array<int, kLanes>;
-
-// Keeps, of all dependencies, the cross-lane ones that neither the lane's own order nor an earlier
-// wait already guarantees. `sequence` is an order of all stages that respects the dependencies.
+// Keeps, of all dependencies, those between queues that neither a queue's own order nor an earlier wait
+// already guarantees. `sequence` is an order of all stages that respects the dependencies.
 void place_events(Program& program, const std::vector<int>& sequence,
                   const std::vector<std::vector<int>>& dependencies) {
-  std::vector<int> position(program.stages.size());
-  for (const auto& lane : program.order) {
-    for (size_t i = 0; i < lane.size(); ++i) position[at(lane[i])] = static_cast<int>(i);
-  }
-  std::vector<Clock> finished(program.stages.size());  // clock after the stage
-  std::array<Clock, kLanes> now{};                     // clock of each lane
+  const size_t queues = program.queue_count();
+  std::vector<int> position(program.stages.size()), rank(program.stages.size());
+  for (const auto& queue : program.queues())
+    for (size_t i = 0; i < queue.size(); ++i) position[at(queue[i])] = static_cast<int>(i);
+  for (size_t i = 0; i < sequence.size(); ++i) rank[at(sequence[i])] = static_cast<int>(i);
+  // How much of each queue is known to be finished: after each stage, and where each queue is now.
+  std::vector<int> finished(program.stages.size() * queues), now(queues * queues);
   for (int s : sequence) {
-    const size_t lane = static_cast<size_t>(program.stages[at(s)].lane);
-    Clock clock = now[lane];
+    const size_t queue = program.queue_of(s);
+    int* clock = &now[queue * queues];
     // Latest first: one wait often covers the others.
     std::vector<int> wanted = dependencies[at(s)];
-    std::sort(wanted.begin(), wanted.end(), [&](int a, int b) { return position[at(a)] > position[at(b)]; });
+    std::sort(wanted.begin(), wanted.end(), [&](int a, int b) { return rank[at(a)] > rank[at(b)]; });
     for (int d : wanted) {
-      const size_t other = static_cast<size_t>(program.stages[at(d)].lane);
-      if (other == lane) {
+      const size_t other = program.queue_of(d);
+      if (other == queue) {
         DUET_CHECK(position[at(d)] < position[at(s)]);
         continue;
       }
       if (clock[other] > position[at(d)]) continue;
       program.waits[at(s)].push_back(d);
-      for (size_t l = 0; l < kLanes; ++l) clock[l] = std::max(clock[l], finished[at(d)][l]);
+      const int* known = &finished[at(d) * queues];
+      for (size_t q = 0; q < queues; ++q) clock[q] = std::max(clock[q], known[q]);
     }
-    clock[lane] = position[at(s)] + 1;
-    finished[at(s)] = clock;
-    now[lane] = clock;
+    clock[queue] = position[at(s)] + 1;
+    std::copy(clock, clock + queues, &finished[at(s) * queues]);
   }
 }
 
@@ -104,6 +102,7 @@ Program program_in_order(const Recording& recording, const std::vector<int>& seq
                          const std::vector<std::vector<int>>& dependencies) {
   DUET_CHECK(sequence.size() == recording.stages.size());
   Program program = program_of(recording, "overlapped");
+  program.runs_ahead = true;
   for (int s : sequence) program.order[static_cast<size_t>(recording.stages[at(s)].lane)].push_back(s);
   place_events(program, sequence, dependencies);
   return program;

@@ -13,8 +13,9 @@ namespace duet {
 /// micro-batches (run one after the other), so the price of the split alone can be measured.
 Program sequential_program(const Recording& recording);
 
-/// Each lane runs the stages in the order in which `sequence`, an order of all stages that respects the
-/// dependencies, has them; so no program made here can deadlock. `dependencies`: of derive_dependencies.
+/// Each lane has the stages in the order in which `sequence`, an order of all stages that respects the
+/// dependencies, has them; so no program made here can deadlock. The compute lane runs ahead
+/// (Program::runs_ahead). `dependencies`: of derive_dependencies.
 Program program_in_order(const Recording& recording, const std::vector<int>& sequence,
                          const std::vector<std::vector<int>>& dependencies);
 

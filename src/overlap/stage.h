@@ -9,7 +9,7 @@
 
 namespace duet {
 
-/// An in-order queue of work.
+/// A queue of work. Comm runs in order, compute in order or ahead of it (Program::runs_ahead).
 enum class Lane : uint8_t { kCompute = 0, kComm = 1 };
 inline constexpr int kLanes = 2;
 /// "compute", "comm".

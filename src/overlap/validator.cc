@@ -35,6 +35,13 @@ class Check {
   std::string label(int s) const { return stage_label(p_.stages[at(s)]); }
 
   void check_lanes() {
+    for (const Stage& stage : p_.stages) {
+      if (p_.queue_of(stage) >= p_.queue_count()) {
+        defects_.push_back(fmt::format("{} is of a micro-batch that does not exist", stage_label(stage)));
+        return;
+      }
+    }
+    std::vector<int> filled(p_.queue_count());
     for (Lane lane : {Lane::kCompute, Lane::kComm}) {
       const auto& list = p_.lane_order(lane);
       for (size_t i = 0; i < list.size(); ++i) {
@@ -47,7 +54,7 @@ class Check {
         } else if (position_[at(s)] >= 0) {
           defects_.push_back(fmt::format("{} is queued twice", label(s)));
         } else {
-          position_[at(s)] = static_cast<int>(i);
+          position_[at(s)] = filled[p_.queue_of(s)]++;
         }
       }
     }
@@ -77,40 +84,43 @@ class Check {
         if (w < 0 || at(w) >= p_.stages.size()) {
           defects_.push_back(
               fmt::format("{} waits for stage {}, which does not exist", label(static_cast<int>(s)), w));
-        } else if (p_.stages[at(w)].lane == p_.stages[s].lane) {
+        } else if (p_.queue_of(w) == p_.queue_of(p_.stages[s])) {
           defects_.push_back(
-              fmt::format("{} waits for {} on its own lane", label(static_cast<int>(s)), label(w)));
+              fmt::format("{} waits for {} of its own queue", label(static_cast<int>(s)), label(w)));
         }
       }
     }
   }
 
-  // Runs the lanes as an executor would; a stage's clock says how much of each lane had finished
-  // before it ended. False when the lanes get stuck.
+  // Runs all queues side by side; a stage's clock says how much of each queue had to be finished before it
+  // ended. An executor that has one thread for several queues orders more, which nothing may rely on. False
+  // when the queues get stuck.
   bool order_stages() {
+    const std::vector<std::vector<int>> queues = p_.queues();
     clock_.assign(p_.stages.size(), {});
     std::vector<bool> done(p_.stages.size());
-    std::array<size_t, kLanes> next{};
-    std::array<std::array<int, kLanes>, kLanes> now{};
+    std::vector<size_t> next(queues.size());
+    std::vector<std::vector<int>> now(queues.size(), std::vector<int>(queues.size()));
     for (bool moved = true; moved;) {
       moved = false;
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        while (next[lane] < p_.order[lane].size()) {
-          const int s = p_.order[lane][next[lane]];
+      for (size_t queue = 0; queue < queues.size(); ++queue) {
+        while (next[queue] < queues[queue].size()) {
+          const int s = queues[queue][next[queue]];
           const auto& waits = p_.waits[at(s)];
           if (!std::all_of(waits.begin(), waits.end(), [&](int w) { return done[at(w)]; })) break;
           for (int w : waits) {
-            for (size_t l = 0; l < kLanes; ++l) now[lane][l] = std::max(now[lane][l], clock_[at(w)][l]);
+            for (size_t q = 0; q < queues.size(); ++q)
+              now[queue][q] = std::max(now[queue][q], clock_[at(w)][q]);
           }
-          now[lane][lane] = static_cast<int>(++next[lane]);
-          clock_[at(s)] = now[lane];
+          now[queue][queue] = static_cast<int>(++next[queue]);
+          clock_[at(s)] = now[queue];
           done[at(s)] = moved = true;
         }
       }
     }
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      if (next[lane] < p_.order[lane].size()) {
-        const int s = p_.order[lane][next[lane]];
+    for (size_t queue = 0; queue < queues.size(); ++queue) {
+      if (next[queue] < queues[queue].size()) {
+        const int s = queues[queue][next[queue]];
         defects_.push_back(fmt::format("deadlock: {} waits for {}, which never finishes before it", label(s),
                                        label(p_.waits[at(s)].front())));
       }
@@ -119,9 +129,9 @@ class Check {
   }
 
   bool before(int a, int b) const {
-    const size_t lane = static_cast<size_t>(p_.stages[at(a)].lane);
-    if (p_.stages[at(a)].lane == p_.stages[at(b)].lane) return position_[at(a)] < position_[at(b)];
-    return clock_[at(b)][lane] > position_[at(a)];
+    const size_t queue = p_.queue_of(a);
+    if (queue == p_.queue_of(b)) return position_[at(a)] < position_[at(b)];
+    return clock_[at(b)][queue] > position_[at(a)];
   }
 
   void conflict(int first, int second, BufferId buffer, const char* what) {
@@ -220,8 +230,8 @@ class Check {
   }
 
   const Program& p_;
-  std::vector<int> position_;
-  std::vector<std::array<int, kLanes>> clock_;
+  std::vector<int> position_;            // in its queue
+  std::vector<std::vector<int>> clock_;  // by stage and queue
   std::vector<std::string> defects_;
 };
 

@@ -16,14 +16,23 @@ class Clockwork {
  public:
   Clockwork(const Program& program, std::span<const double> cost, double stolen, CommLanes lanes,
             SimulatedRun& run)
-      : program_(program), cost_(cost), slow_(1.0 - stolen), run_(run), done_(program.stages.size()) {
+      : program_(program),
+        cost_(cost),
+        slow_(1.0 - stolen),
+        run_(run),
+        done_(program.stages.size()),
+        place_(program.stages.size()) {
+    for (const auto& lane : program.order)
+      for (size_t i = 0; i < lane.size(); ++i) place_[static_cast<size_t>(lane[i])] = i;
+    const std::vector<std::vector<int>> queues = program.queues();
     lanes_.resize(2);
-    lanes_[0].order = program.order[static_cast<size_t>(Lane::kCompute)];
-    for (int s : program.order[static_cast<size_t>(Lane::kComm)]) {
+    for (size_t q = 1; q < queues.size(); ++q) lanes_[0].queues.push_back({queues[q], 0});
+    for (int s : queues[Program::kCommQueue]) {
       const size_t apart = static_cast<size_t>(program.stages[static_cast<size_t>(s)].micro_batch);
       const size_t lane = lanes == CommLanes::kOne ? 1 : 1 + apart;
       if (lanes_.size() <= lane) lanes_.resize(lane + 1);
-      lanes_[lane].order.push_back(s);
+      if (lanes_[lane].queues.empty()) lanes_[lane].queues.resize(1);
+      lanes_[lane].queues[0].order.push_back(s);
     }
   }
 
@@ -39,14 +48,18 @@ class Clockwork {
       advance(step, speed, share);
       start_ready();
     }
-    for (const State& lane : lanes_) DUET_CHECK(lane.next == lane.order.size());
+    for (const State& lane : lanes_)
+      for (const Queue& queue : lane.queues) DUET_CHECK(queue.next == queue.order.size());
     run_.makespan_ns = now_;
   }
 
  private:
-  struct State {
+  struct Queue {
     std::vector<int> order;
     size_t next = 0;
+  };
+  struct State {
+    std::vector<Queue> queues;  // of which the first in the lane's order that can go goes
     int running = -1;
     double left = 0;
   };
@@ -70,20 +83,31 @@ class Clockwork {
     for (bool moved = true; moved;) {
       moved = false;
       for (size_t l = 0; l < lanes_.size(); ++l) {
-        while (lanes_[l].running < 0 && lanes_[l].next < lanes_[l].order.size() && try_start(l)) moved = true;
+        while (lanes_[l].running < 0 && try_start(l)) moved = true;
       }
     }
+  }
+
+  bool ready(size_t s) const {
+    return std::all_of(program_.waits[s].begin(), program_.waits[s].end(),
+                       [&](int w) { return done_[static_cast<size_t>(w)]; });
   }
 
   // A stage without cost is over at once, and may have been waited for.
   bool try_start(size_t l) {
     State& lane = lanes_[l];
-    const size_t s = static_cast<size_t>(lane.order[lane.next]);
-    for (int w : program_.waits[s]) {
-      if (!done_[static_cast<size_t>(w)]) return false;
+    Queue* first = nullptr;
+    size_t s = 0;
+    for (Queue& queue : lane.queues) {
+      if (queue.next == queue.order.size()) continue;
+      const size_t head = static_cast<size_t>(queue.order[queue.next]);
+      if ((first != nullptr && place_[head] > place_[s]) || !ready(head)) continue;
+      first = &queue;
+      s = head;
     }
+    if (first == nullptr) return false;
     run_.start_ns[s] = now_;
-    ++lane.next;
+    ++first->next;
     lane.left = cost_[s];
     if (cost_[s] > 0) {
       lane.running = static_cast<int>(s);
@@ -99,6 +123,7 @@ class Clockwork {
   double slow_;
   SimulatedRun& run_;
   std::vector<char> done_;
+  std::vector<size_t> place_;  // of a stage in its lane's order
   std::vector<State> lanes_;
   int communicating_ = 0;
   double now_ = 0;

@@ -1,5 +1,5 @@
-// A program in virtual time: what an executor with the same two in-order lanes would take if every
-// stage took what `cost_ns` says. Deterministic, so every rank gets the same answer.
+// A program in virtual time: what an executor with the same two lanes would take if every stage took what
+// `cost_ns` says. Deterministic, so every rank gets the same answer.
 #pragma once
 
 #include <span>

@@ -34,7 +34,7 @@ struct Value {
   bool operator==(const Value&) const = default;
 };
 
-// Runs the lanes one stage at a time; `first` says which lane goes when both could. A stage takes what it
+// Runs the queues one stage at a time; `first` says which goes when several could. A stage takes what it
 // reads at its start, and finds it still there, but for what it writes itself, when it has written.
 class PlaceRun {
  public:
@@ -55,18 +55,20 @@ class PlaceRun {
       for (const Value& v : values)
         if (v.writer == kStart && !claim(v)) return true;
     std::vector<bool> done(p_.stages.size());
-    std::array<size_t, kLanes> next{};
-    while (next[0] < p_.order[0].size() || next[1] < p_.order[1].size()) {
-      const size_t wish = first();
-      for (size_t lane : {wish, 1 - wish}) {
-        if (next[lane] == p_.order[lane].size()) continue;
-        const size_t s = static_cast<size_t>(p_.order[lane][next[lane]]);
+    const std::vector<std::vector<int>> queues = p_.queues();
+    std::vector<size_t> next(queues.size());
+    for (size_t left = p_.stages.size(); left > 0; --left) {
+      const size_t wish = first() % queues.size();
+      for (size_t i = 0; i < queues.size(); ++i) {
+        const size_t q = (wish + i) % queues.size();
+        if (next[q] == queues[q].size()) continue;
+        const size_t s = static_cast<size_t>(queues[q][next[q]]);
         const auto& waits = p_.waits[s];
         if (!std::all_of(waits.begin(), waits.end(), [&](int w) { return done[static_cast<size_t>(w)]; }))
           continue;
         if (!run(s)) return true;
         done[s] = true;
-        ++next[lane];
+        ++next[q];
         break;
       }
     }
@@ -142,8 +144,9 @@ int expect_objection_to_shared_places(const Program& good, std::mt19937& rng) {
   for (const auto& [x, y] : pairs_of(good.buffers.size(), rng)) {
     bad.place[static_cast<size_t>(y)] = x;
     PlaceRun run(bad);
-    bool harmed = run.harmed([] { return 0; }) || run.harmed([] { return 1; });
-    for (int i = 0; i < 3 && !harmed; ++i) harmed = run.harmed([&] { return rng() % 2; });
+    bool harmed = false;
+    for (size_t q = 0; q < bad.queue_count() && !harmed; ++q) harmed = run.harmed([q] { return q; });
+    for (int i = 0; i < 3 && !harmed; ++i) harmed = run.harmed([&] { return size_t{rng()}; });
     if (harmed) {
       ++harmful;
       EXPECT_FALSE(validate(bad).empty()) << good.buffers[static_cast<size_t>(y)] << " in the place of "

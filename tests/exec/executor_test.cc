@@ -130,6 +130,45 @@ TEST(CpuExecutor, TheOtherMicroBatchComputesWhileOneCommunicates) {
   EXPECT_TRUE(computed);
 }
 
+// In the order of the lane A's consume comes before B's produce, without which A's collective does not end.
+TEST(CpuExecutor, ALaneThatRunsAheadPassesAStageThatWaits) {
+  CommLane comm;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::string> ran;
+  const auto note = [&](const char* what) {
+    std::lock_guard lock(mutex);
+    ran.push_back(what);
+    changed.notify_all();
+  };
+  Stages stages;
+  stages.begin_micro_batch(0);
+  stages.compute("produce", {}, {stages.buffer("y")}, [&] { note("A produce"); });
+  stages.collective("reduce", {stages.buffer("y")}, {stages.buffer("z")}, [&] {
+    std::unique_lock lock(mutex);
+    if (!changed.wait_for(lock, std::chrono::seconds(20), [&] { return ran.back() == "B produce"; }))
+      throw Error(ErrorKind::kInternal, "the lane waited instead of running ahead");
+  });
+  stages.compute("consume", {stages.buffer("z")}, {stages.buffer("x")}, [&] { note("A consume"); });
+  stages.begin_micro_batch(1);
+  stages.compute("produce", {}, {stages.buffer("y")}, [&] { note("B produce"); });
+  const Recording r = stages.take();
+  Program program = program_in_order(r, {0, 1, 2, 3}, derive_dependencies(r.stages, r.buffers.size()));
+  ASSERT_TRUE(program.runs_ahead);
+  std::vector<StageTime> times(r.stages.size());
+  run_program(LanePlan(program), r.bodies, comm, times, {});
+  EXPECT_EQ(ran, (std::vector<std::string>{"A produce", "B produce", "A consume"}));
+  EXPECT_GT(times[2].start_ns, times[3].end_ns);
+  // Strictly in order, where that can be: nothing passes.
+  program.runs_ahead = false;
+  const LanePlan strict(program);
+  ran.clear();
+  std::vector<StageBody> bodies = r.bodies;
+  bodies[1] = [] {};
+  run_alone(strict, bodies, times, {});
+  EXPECT_EQ(ran, (std::vector<std::string>{"A produce", "A consume", "B produce"}));
+}
+
 TEST(CommLane, CallRethrowsAndKeepsOrder) {
   CommLane lane;
   std::vector<int> log;

@@ -418,7 +418,7 @@ TEST(RecordedPrograms, CollectivesAloneAreOnTheCommLane) {
   }
 }
 
-// Time of a program whose stages all take 1 tick.
+// Time of a program whose stages all take 1 tick, both lanes strictly in order.
 int64_t virtual_ticks(const Program& p) {
   std::vector<int64_t> end(p.stages.size(), -1);
   std::array<size_t, kLanes> at{};
@@ -429,7 +429,7 @@ int64_t virtual_ticks(const Program& p) {
       const size_t s = static_cast<size_t>(p.order[lane][at[lane]]);
       int64_t start = free[lane];
       bool ready = true;
-      for (int w : p.waits[s]) {
+      for (int w : p.waits[s]) {  // of its own lane too, where computing runs ahead
         ready = ready && end[static_cast<size_t>(w)] >= 0;
         start = std::max(start, end[static_cast<size_t>(w)]);
       }

@@ -78,6 +78,26 @@ TEST(Simulator, ByHand) {
   EXPECT_DOUBLE_EQ(run.start_ns[5], 10);
 }
 
+TEST(Simulator, AProgramThatRunsAheadFillsItsWaits) {
+  // A: in 2, reduce 9, out 1; B: in 5. In order: 2 + 9 + 1 + 5; ahead, B runs under A's reduction.
+  Stages s;
+  s.begin_micro_batch(0);
+  s.compute("in", {}, {s.buffer("a")}, {});
+  s.collective("reduce", {s.buffer("a")}, {s.buffer("b")}, {});
+  s.compute("out", {s.buffer("b")}, {s.buffer("c")}, {});
+  s.begin_micro_batch(1);
+  s.compute("in", {}, {s.buffer("a")}, {});
+  const Recording r = s.take();
+  const std::vector<double> costs{2, 9, 1, 5};
+  Program program = program_in_order(r, {0, 1, 2, 3}, derive_dependencies(r.stages, r.buffers.size()));
+  const SimulatedRun ahead = simulate(program, costs);
+  EXPECT_DOUBLE_EQ(ahead.makespan_ns, 12);
+  EXPECT_DOUBLE_EQ(ahead.start_ns[3], 2);
+  EXPECT_DOUBLE_EQ(ahead.exposed_ns, 4);
+  program.runs_ahead = false;
+  EXPECT_DOUBLE_EQ(simulate(program, costs).makespan_ns, 17);
+}
+
 TEST(Search, TurnsHideAllWhereSegmentsAreLongerThanCollectives) {
   const Recording r = layers(2, 8);
   const std::vector<double> costs = costs_of(r, 11, 13, 37, 20);
