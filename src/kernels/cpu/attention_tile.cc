@@ -23,6 +23,27 @@ void for_runs(const CacheRows& cache, const int32_t* block_table, int64_t first,
 
 }  // namespace
 
+void attend(const KernelContext& cx, const RowKernels& kernels, const TileStep& step, std::byte* gemm) {
+  const DType dtype = tile_dtype(cx.rounding);
+  const SoftmaxTile& tile = step.tile;
+  const Rows scores{tile.scores, tile.rows, tile.keys, tile.stride};
+  gemm_single(cx.level, cx.rounding, step.q, {step.keys, dtype, tile.keys, step.q.cols}, scores,
+              Accumulate::kNo, gemm);
+  kernels.softmax(tile);
+  if (!tile.first) correct(kernels, tile, step.out);
+  // Only what the last of these rows sees: to the others the rest would add products with 0, which change
+  // nothing.
+  const PackedView values{step.values, dtype, step.out.cols, tile.stride};
+  gemm_single(cx.level, cx.rounding, scores, values.first_k(tile.keys), step.out,
+              tile.first ? Accumulate::kNo : Accumulate::kYes, gemm);
+}
+
+void correct(const RowKernels& kernels, const SoftmaxTile& tile, Rows out) {
+  for (int64_t i = 0; i < out.rows; ++i) {
+    if (!(tile.correction[i] == 1.0f)) kernels.scale(out.row(i), tile.correction[i], out.cols, out.row(i));
+  }
+}
+
 void load_rows(const RowKernels& kernels, const CacheRows& cache, const int32_t* block_table, int64_t first,
                int64_t keys, float* out) {
   const int64_t width = cache.width;

@@ -103,6 +103,19 @@ inline size_t key_temp_bytes(int64_t k) {
 /// even multiply keys that it does not see.
 bool any_spoilt(Rounding rounding, const float* values, int64_t stride, int64_t n, int64_t keys);
 
+/// Rows of queries against a tile of keys and values that are packed as weights of tile_dtype().
+struct TileStep {
+  ConstRows q;                   // [rows, width of a key]
+  const void* keys = nullptr;
+  const void* values = nullptr;  // in panels with room for tile.stride keys
+  SoftmaxTile tile;              // tile.keys are multiplied: what the last row sees
+  Rows out;                      // [rows, width of a value]; tile.first: written, else joined with
+};
+/// Scores, softmax, values. `gemm`: gemm_scratch_bytes() of both products.
+void attend(const KernelContext& cx, const RowKernels& kernels, const TileStep& step, std::byte* gemm);
+/// Multiplies each row of what came before the tile by what its softmax left in tile.correction.
+void correct(const RowKernels& kernels, const SoftmaxTile& tile, Rows out);
+
 /// One row: (max, sum, out [n]) ← itself joined with a later, separately computed run of keys.
 void join_softmax(const RowKernels& kernels, float& max, float& sum, float* out, float later_max,
                   float later_sum, const float* later_out, int64_t n);

@@ -204,12 +204,9 @@ bool spoilt_values(const Job& job, int64_t keys, const Scratch& t) {
 void attend(const Job& job, const Block& block, int64_t r, int64_t tokens, int64_t first, int64_t keys,
             bool fresh, const State& state, const Scratch& t) {
   const int64_t hd = job.shape.head_dim, row = r * job.shape.group(), rows = tokens * job.shape.group();
-  const DType dtype = attention::tile_dtype(job.cx.rounding);
   const int64_t first_valid = block.position + r - first + 1;
   const int64_t seen = std::min(keys, first_valid + tokens - 1);  // by the last of these tokens
   const State into = state.from(row, hd);
-  gemm_single(job.cx.level, job.cx.rounding, {t.q + row * hd, rows, hd}, {t.keys, dtype, seen, hd},
-              {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
   SoftmaxTile tile;
   tile.scores = t.scores;
   tile.stride = kTile;
@@ -223,18 +220,8 @@ void attend(const Job& job, const Block& block, int64_t r, int64_t tokens, int64
   tile.max = into.max;
   tile.sum = into.sum;
   tile.correction = t.correction;
-  job.rows.softmax(tile);
-  if (!fresh) {
-    for (int64_t i = 0; i < rows; ++i) {
-      float* out = into.out + i * hd;
-      if (!(t.correction[i] == 1.0f)) job.rows.scale(out, t.correction[i], hd, out);
-    }
-  }
-  // Only what the last of these tokens sees: to the others the rest would add products with 0, which change
-  // nothing.
-  const PackedView values{t.values, dtype, hd, kTile};
-  gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, seen, kTile}, values.first_k(seen),
-              {into.out, rows, hd}, fresh ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+  attention::attend(job.cx, job.rows,
+                    {{t.q + row * hd, rows, hd}, t.keys, t.values, tile, {into.out, rows, hd}}, t.gemm);
 }
 
 /// All keys of one segment that the block sees, into `into`.

@@ -317,12 +317,7 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
     tile.sum = into.sum;
     tile.correction = t.correction;
     job.rows.softmax(tile);
-    if (first > begin) {
-      for (int64_t h = 0; h < heads; ++h) {
-        float* out = into.out + h * s.lora;
-        if (!(t.correction[h] == 1.0f)) job.rows.scale(out, t.correction[h], s.lora, out);
-      }
-    }
+    if (first > begin) attention::correct(job.rows, tile, {into.out, heads, s.lora});
     (dot ? add_values_bf16 : add_values)(job, latent, keys, first > begin, into.out, t);
   }
 }

@@ -198,12 +198,9 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
                  int64_t first, int64_t keys, const Scratch& t, const PackedTile& packed) {
   const MlaShape& s = job.shape;
   const int64_t head = block.head + local_head;
-  const DType dtype = tile_dtype(job.cx.rounding);
   const int64_t first_valid = block.position + r - first + 1;
   const int64_t seen = std::min(keys, first_valid + rows - 1);  // by the last of these rows
   const ConstRows q{job.q.row(block.row + r) + head * job.q_head(), rows, job.q_head(), job.q.stride};
-  gemm_single(job.cx.level, job.cx.rounding, q, {packed.keys, dtype, seen, job.q_head()},
-              {t.scores, rows, seen, kTile}, Accumulate::kNo, t.gemm);
   SoftmaxTile tile;
   tile.scores = t.scores;
   tile.stride = kTile;
@@ -216,18 +213,8 @@ void attend_rows(const Job& job, const Block& block, int64_t local_head, int64_t
   tile.max = t.max + local_head * kRowBlock + r;
   tile.sum = t.sum + local_head * kRowBlock + r;
   tile.correction = t.correction;
-  job.rows.softmax(tile);
   const Rows out{job.out.row(block.row + r) + head * s.v, rows, s.v, job.out.stride};
-  if (first > 0) {
-    for (int64_t i = 0; i < rows; ++i) {
-      if (!(t.correction[i] == 1.0f)) job.rows.scale(out.row(i), t.correction[i], s.v, out.row(i));
-    }
-  }
-  // Only what the last of these rows sees: to the others the rest would add products with 0, which change
-  // nothing.
-  const PackedView values{packed.values, dtype, s.v, kTile};
-  gemm_single(job.cx.level, job.cx.rounding, {t.scores, rows, seen, kTile}, values.first_k(seen), out,
-              first == 0 ? Accumulate::kNo : Accumulate::kYes, t.gemm);
+  attention::attend(job.cx, job.rows, {q, packed.keys, packed.values, tile, out}, t.gemm);
 }
 
 /// One head, one tile, for the rows of the block that see the tile. `shared`: packed for all, every value

@@ -9,7 +9,6 @@ namespace duet::mla {
 using attention::Carver;
 using attention::key_temp_bytes;
 using attention::round_up;
-using attention::tile_dtype;
 
 /// Everything constant during one call.
 struct Job {
