@@ -25,7 +25,7 @@ constexpr FlagSpec kRows[] = {
      0, 0, false, false, "-q"},
     {"float-head", FlagType::kBool, "", "off", kLoading, kModel,
      "With --quantization: kv_b_proj and the head stay in floating point. Default: int8 weights with "
-     "floating point inputs."},
+     "inputs of 16 bits."},
     {"seed", FlagType::kInt, "N", "0", kLoading, kRun | kBenchServe,
      "Seed of sampling (each request derives its own from it) and of dummy weights.", 0, 9007199254740992.0},
     {"max-model-len", FlagType::kInt, "N", "", kLoading, kModel,

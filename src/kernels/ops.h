@@ -45,9 +45,11 @@ enum class Accumulate : bool { kNo, kYes };  // c = a·wᵀ, or c += a·wᵀ (in
 /// weights: 64) from k = 0, each of multiply-adds from zero (portable: a product and a sum); the chains of a
 /// block of 512 added one after the other from zero; then the blocks, from c or zero. All in float32.
 /// (bf16 × bf16 at avx512bf16: the same with the instruction's pairs for k.)
-/// 8-bit weights with float inputs: pieces of K in place of blocks, at most 256 long and cut where scales
-/// change; a piece's sum, made as above from the bare weights, joins c times its scale. W8A8: exact int32
-/// sums over all of K, then (float(sum) · row's scale) · column's scale.
+/// f8e4m3 weights: pieces of K in place of blocks, at most 256 long and cut where scales change; a piece's
+/// sum, made as above from the bare weights, joins c times its scale. i8 weights: exact int32 sums over all
+/// of K, then (float(sum) · row's scale) · column's scale; of 16-bit inputs so for the high part (whose scale
+/// is 255 times the row's) and for the low part, and high + low (at avx2:
+/// as of f8e4m3).
 void gemm(const KernelContext& cx, ConstRows a, const PackedView& w, Rows c,
           Accumulate accumulate = Accumulate::kNo);
 size_t gemm_scratch_bytes(int64_t max_m, int64_t max_n, int64_t max_k, int threads);
@@ -122,7 +124,7 @@ struct MlaWeights {
   std::vector<PackedMatrix> w_uk;  // absorbed form, per head [lora, nope]
   std::vector<PackedMatrix> w_uv;  // absorbed form, per head [v, lora]
 };
-/// `dtype` i8 quantises each of the shapes by its own output columns; its inputs stay floats.
+/// `dtype` i8 quantises each of the shapes by its own output columns; its inputs have 16 bits.
 MlaWeights pack_mla(const MlaShape& shape, const WeightView& kv_b, DType dtype);
 
 /// Prompt tokens are always expanded, generated tokens always absorbed (exactness contract).

@@ -35,7 +35,7 @@ void check_parts(std::span<const WeightView> parts, PackAs as) {
     throw Error(ErrorKind::kUnsupported, std::string("cannot pack weights as ") + to_string(as.dtype) +
                                              "; expected float32, bfloat16, float16, float8_e4m3 or int8");
   }
-  DUET_CHECK(as.inputs == Inputs::kFloat || as.dtype == DType::kI8);
+  DUET_CHECK((as.inputs == Inputs::kFloat) == (as.dtype != DType::kI8));
   for (const WeightView& part : parts) {
     DUET_CHECK(part.cols == parts[0].cols);
     // fp8 keeps its published scales: nothing here chooses new ones.

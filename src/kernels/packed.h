@@ -8,13 +8,13 @@
 //  * i8: 16 scales (f32), 16 times 128 · Σ of the column (i32), quads;
 //  * f8e4m3: for each block of k that shares scales: 16 scales (f32), quads. The first block may be
 //    short, since a shard may cut one (on a quad: see fits_fp8).
-// A quad is 64 bytes, 16 for four columns: with int8 inputs the four k of the first column, of the second,
-// …, as VNNI eats them; with float inputs k 0 and 1 of the four columns, then k 2 and 3, which two
-// unpackings turn into pairs.
+// A quad is 64 bytes, 16 for four columns: of i8 the four k of the first column, of the second, …, as VNNI
+// eats them; of f8e4m3 k 0 and 1 of the four columns, then k 2 and 3, which two unpackings turn into pairs.
 #pragma once
 
 #include <span>
 
+#include "kernels/inputs.h"
 #include "tensor/arena.h"
 #include "tensor/view.h"
 
@@ -22,15 +22,11 @@ namespace duet {
 
 constexpr int64_t kPanelColumns = 16;
 
-/// What a row of activations becomes before the product.
-enum class Inputs : uint8_t {
-  kFloat,  // rounded as the context says
-  kInt8,   // W8A8: x · (1 / s) to nearest even, s = max |x| / 127 of the row; i8 weights only
-};
-
 /// What packed weights are to be.
 struct PackAs {
-  PackAs(DType d, Inputs i = Inputs::kFloat) : dtype(d), inputs(i) {}  // NOLINT: a type alone is enough
+  PackAs(DType d, Inputs i) : dtype(d), inputs(i) {}
+  PackAs(DType d)
+      : PackAs(d, d == DType::kI8 ? Inputs::kInt16 : Inputs::kFloat) {}  // NOLINT: a type is enough
   DType dtype;
   Inputs inputs;
 };

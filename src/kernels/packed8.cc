@@ -54,9 +54,6 @@ float column_bytes(const Source& c, const PackedView& shape, std::byte* out) {
       return quantise(c, shape.k, out);
     }
     copy_bytes(c, shape.k, out);
-    const bool lowest = std::find(out, out + shape.k, std::byte{0x80}) != out + shape.k;
-    // As floats, magnitudes are looked up by seven bits.
-    if (lowest && shape.inputs == Inputs::kFloat) return quantise(c, shape.k, out);
     return c.view->scales.data ? c.view->scales.at(c.row, 0) : 1.0f;
   }
   if (stored == DType::kF8E4M3) {
@@ -78,12 +75,12 @@ float column_bytes(const Source& c, const PackedView& shape, std::byte* out) {
 }
 
 /// [from, to) of the columns' bytes, `stride` apart and padded to whole quads.
-void turn_quads(const std::byte* bytes, int64_t stride, int count, int64_t from, int64_t to, Inputs inputs,
+void turn_quads(const std::byte* bytes, int64_t stride, int count, int64_t from, int64_t to, DType dtype,
                 std::byte* out) {
   for (int c = 0; c < count; ++c) {
     const std::byte* in = bytes + c * stride + from;
-    std::byte* at = out + (inputs == Inputs::kInt8 ? c * 4 : c / 4 * 16 + c % 4 * 2);
-    const int64_t second = inputs == Inputs::kInt8 ? 2 : 8;
+    std::byte* at = out + (dtype == DType::kI8 ? c * 4 : c / 4 * 16 + c % 4 * 2);
+    const int64_t second = dtype == DType::kI8 ? 2 : 8;
     for (int64_t k = from; k < to; k += 4, in += 4, at += 64) {
       std::memcpy(at, in, 2);
       std::memcpy(at + second, in + 2, 2);
@@ -102,7 +99,7 @@ void finish_int8(const std::byte* bytes, int64_t stride, int count, const Packed
     sums[c] = static_cast<int32_t>(sum * 128u);
   }
   std::memcpy(panel + 64, sums, sizeof(sums));
-  turn_quads(bytes, stride, count, 0, shape.k, shape.inputs, panel + 128);
+  turn_quads(bytes, stride, count, 0, shape.k, shape.dtype, panel + 128);
 }
 
 void finish_fp8(const Source* columns, const std::byte* bytes, int64_t stride, int count,
@@ -117,7 +114,7 @@ void finish_fp8(const Source* columns, const std::byte* bytes, int64_t stride, i
     }
     std::memcpy(at, scales, sizeof(scales));
     at += 64;
-    turn_quads(bytes, stride, count, k, end, shape.inputs, at);
+    turn_quads(bytes, stride, count, k, end, shape.dtype, at);
     at += (end - k + 3) / 4 * 64;
   }
 }

@@ -20,7 +20,7 @@ enum class ComputeDtype : uint8_t { kAuto, kFloat32, kBfloat16, kHalf };
 enum class Quantization : uint8_t { kAsStored, kW8A8 };
 
 /// How weights are held in memory. `int8_head`: with kW8A8, kv_b_proj and the head become int8 too, while
-/// their inputs stay floats.
+/// their inputs keep 16 bits.
 struct WeightPolicy {
   WeightPolicy(ComputeDtype d, Quantization q = Quantization::kAsStored, bool head = true)
       : dtype(d), quantization(q), int8_head(head) {}

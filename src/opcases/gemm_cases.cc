@@ -35,7 +35,7 @@ class GemmCase : public OpCase {
           ref::input_row(a_.data() + i * k_, k_, format_.rounding, format_.as.inputs);
       for (int64_t j = 0; j < n_; ++j) {
         // Roundings of a product on its way: its chain, the chains of its block or piece, the blocks. Of
-        // W8A8, whose sums are exact, the last multiplications.
+        // integers, whose sums are exact, the last multiplications.
         const double roundings = format_.as.inputs == Inputs::kInt8 ? 5 : 2 * 64 + 32 + k_ / 12.0 + 4;
         const std::vector<double> row = ref::weight_row(weights_.view, j, format_.as);
         double size = 1e-30;

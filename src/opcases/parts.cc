@@ -29,7 +29,7 @@ std::span<const Format> formats() {
       {"bf16", DType::kBf16, Rounding::kBf16, Units::kBf16},
       {"f16", DType::kF16, Rounding::kF16, Units::kFloat},
       {"fp8", DType::kF8E4M3, Rounding::kBf16, Units::kBf16},
-      {"int8", {DType::kI8, Inputs::kFloat}, Rounding::kBf16, Units::kBf16},
+      {"w8a16", {DType::kI8, Inputs::kInt16}, Rounding::kBf16, Units::kInt8},
       {"w8a8", {DType::kI8, Inputs::kInt8}, Rounding::kBf16, Units::kInt8},
   };
   return all;

@@ -24,14 +24,11 @@ struct QuantWeights {
     w.view.scales = {w.scales.data(), block, block, row_offset, col_offset, across, 1};
     return w;
   }
-  /// int8 with a scale per row. `lowest`: -128 occurs.
-  static QuantWeights int8(int64_t n, int64_t k, uint32_t seed, bool lowest) {
+  /// int8 with a scale per row; -128 occurs.
+  static QuantWeights int8(int64_t n, int64_t k, uint32_t seed) {
     QuantWeights w(n, k, DType::kI8, seed);
     std::mt19937 gen(seed);
-    for (std::byte& b : w.bytes) {
-      const int v = static_cast<int>(gen() % 256) - 128;
-      b = static_cast<std::byte>(v == -128 && !lowest ? 127 : v);
-    }
+    for (std::byte& b : w.bytes) b = static_cast<std::byte>(gen() % 256);
     w.scales = random_floats(n, seed + 1, 0.01f);
     w.view.scales.data = w.scales.data();
     return w;
@@ -49,18 +46,18 @@ struct QuantWeights {
 };
 
 /// The ways in which 8-bit weights are multiplied.
-enum class Scheme { kFp8, kInt8WeightOnly, kW8A8 };
+enum class Scheme { kFp8, kW8A16, kW8A8 };
 inline const char* name_of(Scheme s) {
-  return s == Scheme::kFp8 ? "fp8" : s == Scheme::kInt8WeightOnly ? "int8_weight_only" : "w8a8";
+  return s == Scheme::kFp8 ? "fp8" : s == Scheme::kW8A16 ? "w8a16" : "w8a8";
 }
 inline PackAs pack_as(Scheme s) {
   if (s == Scheme::kFp8) return DType::kF8E4M3;
-  return {DType::kI8, s == Scheme::kW8A8 ? Inputs::kInt8 : Inputs::kFloat};
+  return {DType::kI8, s == Scheme::kW8A8 ? Inputs::kInt8 : Inputs::kInt16};
 }
 /// fp8 begins inside a block of 32, on a quad.
 inline QuantWeights make_weights(Scheme s, int64_t n, int64_t k, uint32_t seed) {
   if (s == Scheme::kFp8) return QuantWeights::fp8(n, k, 32, 7, 12, seed);
-  return QuantWeights::int8(n, k, seed, s == Scheme::kW8A8);
+  return QuantWeights::int8(n, k, seed);
 }
 
 struct QuantCase {
@@ -79,7 +76,7 @@ inline void PrintTo(const QuantCase& c, std::ostream* out) {
 inline std::vector<QuantCase> all_quant_cases() {
   std::vector<QuantCase> cases;
   for (const CpuLevel level : available_cpu_levels()) {
-    for (const Scheme scheme : {Scheme::kFp8, Scheme::kInt8WeightOnly, Scheme::kW8A8}) {
+    for (const Scheme scheme : {Scheme::kFp8, Scheme::kW8A16, Scheme::kW8A8}) {
       for (const Rounding rounding : all_roundings()) {
         // int8 inputs are made from what comes, whatever --dtype says.
         if (scheme != Scheme::kW8A8 || rounding == Rounding::kNone)

@@ -59,11 +59,12 @@ struct Group {
     return chunk_panels(s.rows, s.weights->gate_up.n() / kPanelColumns, gate_up_panels, cx->threads());
   }
 
-  Product gate_up(const Segment& s) const {
-    return choose_product(cx->level, cx->rounding, s.weights->gate_up.view());
-  }
-  Product down(const Segment& s) const {
-    return choose_product(cx->level, cx->rounding, s.weights->down.view());
+  Product gate_up(const Segment& s) const { return product(s.weights->gate_up); }
+  Product down(const Segment& s) const { return product(s.weights->down); }
+  Product product(const PackedMatrix& w) const {
+    const Product p = choose_product(cx->level, cx->rounding, w.view());
+    DUET_CHECK(!p.int16);  // hidden rows are quantised where they lie, which two rows for one could not be
+    return p;
   }
   float* x_block(const Segment& s) const { return scratch.x + s.first_row * scratch.x_words; }
   float* hidden_block(const Segment& s) const { return scratch.hidden + s.first_row * scratch.hidden_words; }

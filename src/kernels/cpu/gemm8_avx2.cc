@@ -2,9 +2,10 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 
-// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Without VNNI, int8 · int8 goes
-// by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 = 32512, which 16
-// bits hold (activations are never -128), so it is exact.
+// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Two rows of int8 for one of
+// 16-bit inputs would take twice as long as float32, so those are multiplied as floats. Without VNNI, int8 ·
+// int8 goes by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 = 32512,
+// which 16 bits hold (activations are never -128), so it is exact.
 
 namespace duet::gemm_detail {
 namespace {
@@ -20,11 +21,12 @@ constexpr int64_t kAhead = 1024;
 /// bottom (int8) of 32 bits, over zeros.
 template <Kind K, int J>
 [[gnu::always_inline]] inline __m256i bytes_of(__m256i quad) {
-  constexpr int kFirst = J / 2 * 8 + J % 2;  // pairs of k 0 and 1 lie before those of k 2 and 3
+  // fp8: pairs of k 0 and 1 lie before those of k 2 and 3. int8: a column's four k lie together.
+  constexpr int kFirst = K == Kind::kF8 ? J / 2 * 8 + J % 2 : J, kColumn = K == Kind::kF8 ? 2 : 4;
   constexpr uint32_t kEmpty = K == Kind::kF8 ? 0x00808080u : 0x80808000u;
   constexpr int kShift = K == Kind::kF8 ? 24 : 0;
   constexpr auto kFrom = [](int column) {
-    return static_cast<int>(kEmpty | static_cast<uint32_t>(kFirst + 2 * column) << kShift);
+    return static_cast<int>(kEmpty | static_cast<uint32_t>(kFirst + kColumn * column) << kShift);
   };
   constexpr int k0 = kFrom(0), k1 = kFrom(1), k2 = kFrom(2), k3 = kFrom(3);
   return _mm256_shuffle_epi8(quad, _mm256_setr_epi32(k0, k1, k2, k3, k0, k1, k2, k3));
@@ -195,36 +197,51 @@ void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scal
   }
 }
 
-void quantise_row(const float* in, int64_t count, std::byte* out) {
-  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const auto load_at = [&](int64_t i) {
+/// A row of floats, zeros behind its end, and its largest magnitude.
+struct FloatRow {
+  const float* in;
+  int64_t count;
+
+  __m256 at(int64_t i) const {
     const int64_t left = count - i;
     if (left >= 8) return _mm256_loadu_ps(in + i);
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left < 0 ? 0 : static_cast<int>(left)), lane);
     return _mm256_maskload_ps(in + i, mask);
-  };
-  // As integers, magnitudes keep their order, and NaN is the largest.
-  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-  __m256i most = _mm256_setzero_si256();
-  for (int64_t i = 0; i < count; i += 8) {
-    most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(load_at(i)), magnitude));
   }
-  alignas(32) uint32_t each[8];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(each), most);
-  uint32_t top = 0;
-  for (const uint32_t v : each) top = v > top ? v : top;
-  const float largest = __builtin_bit_cast(float, top);
+  float largest() const {
+    // As integers, magnitudes keep their order, and NaN is the largest.
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_setzero_si256();
+    for (int64_t i = 0; i < count; i += 8) {
+      most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(at(i)), magnitude));
+    }
+    alignas(32) uint32_t each[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(each), most);
+    uint32_t top = 0;
+    for (const uint32_t v : each) top = v > top ? v : top;
+    return __builtin_bit_cast(float, top);
+  }
+};
+
+void store_bytes(const __m256i (&values)[4], std::byte* out) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i words =
+      _mm256_packs_epi16(_mm256_packs_epi32(values[0], values[1]), _mm256_packs_epi32(values[2], values[3]));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(words, order));
+}
+
+void quantise_row(const float* in, int64_t count, std::byte* out) {
+  const FloatRow row{in, count};
+  const float largest = row.largest();
   const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
   const float scale = nothing ? 0.0f : largest / 127.0f;
   const __m256 inverse = _mm256_set1_ps(nothing ? 0.0f : 1.0f / scale);
-  const auto quantised = [&](int64_t i) { return _mm256_cvtps_epi32(_mm256_mul_ps(load_at(i), inverse)); };
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const int64_t padded = (count + 63) / 64 * 64;
   for (int64_t i = 0; i < padded; i += 32) {
-    const __m256i low = _mm256_packs_epi32(quantised(i), quantised(i + 8));
-    const __m256i high = _mm256_packs_epi32(quantised(i + 16), quantised(i + 24));
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), bytes);
+    __m256i q[4];
+    for (int j = 0; j < 4; ++j) q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(row.at(i + 8 * j), inverse));
+    store_bytes(q, out + i);
   }
   *reinterpret_cast<float*>(out + padded) = scale;
 }
@@ -239,8 +256,9 @@ constexpr Int8Kernels kInt8 = {4,
 }  // namespace
 
 const WeightOnlyKernels* weight_only_avx2() {
-  static const WeightOnlyKernels kernels = {tiles<Kind::kF8>(), tiles<Kind::kI8>(), &gemm_kernels_avx2()->f32,
-                                            widen<Kind::kF8>,   widen<Kind::kI8>,   add_scaled};
+  static const WeightOnlyKernels kernels = {
+      tiles<Kind::kF8>(), &gemm_kernels_avx2()->f32, widen<Kind::kF8>, add_scaled, 256,
+      tiles<Kind::kI8>(), widen<Kind::kI8>};
   return &kernels;
 }
 

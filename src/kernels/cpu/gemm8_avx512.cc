@@ -2,36 +2,34 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 
-// 8-bit weights. A quad (packed.h) is 16 columns × 4 k, one register. As floats: each k of a quad is
-// widened to 16 float32 lanes. As int8: vpdpbusd takes unsigned by signed bytes, so activations are stored
+// 8-bit weights. A quad (packed.h) is 16 columns × 4 k, one register. fp8: each k of a quad is widened to 16
+// float32 lanes. int8: vpdpbusd takes unsigned by signed bytes, so activations are stored
 // 128 too large, and 128 · Σ w (kept in the panel) is taken off at the end; sums wrap and come out exact.
 
 namespace duet::gemm_detail {
 namespace {
 
-enum class Kind { kF8, kI8 };
 constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches 31 GB/s with 1 KiB ahead
 
 /// k number J of a quad, 16 columns.
-template <Kind K, int J>
+template <int J>
 [[gnu::always_inline]] inline __m512 widen_step(__m512i quad) {
   // Columns come apart as words, in the upper half of a lane: k 1 (or 3) above k 0 (or 2).
   const __m512i zero = _mm512_setzero_si512();
   __m512i top = J < 2 ? _mm512_unpacklo_epi16(zero, quad) : _mm512_unpackhi_epi16(zero, quad);
   if constexpr (J % 2 == 0) top = _mm512_slli_epi32(top, 8);
-  if constexpr (K == Kind::kI8) return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
   // Sign, exponent and mantissa to float32's places, then rescaled: exact, subnormal numbers too.
   const __m512i bits =
       _mm512_and_si512(_mm512_srai_epi32(top, 4), _mm512_set1_epi32(static_cast<int>(0x87f00000u)));
   return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120f));
 }
 
-template <Kind K, int R, int P, int J>
+template <int R, int P, int J>
 [[gnu::always_inline]] inline void multiply_step(__m512 (&acc)[R][P], const __m512i (&quad)[P],
                                                  const float* a) {
   __m512 w[P];
   DUET_UNROLL
-  for (int p = 0; p < P; ++p) w[p] = widen_step<K, J>(quad[p]);
+  for (int p = 0; p < P; ++p) w[p] = widen_step<J>(quad[p]);
   DUET_UNROLL
   for (int r = 0; r < R; ++r) {
     const __m512 x = _mm512_set1_ps(a[r * kRowWords + J]);
@@ -44,7 +42,7 @@ template <Kind K, int R, int P, int J>
 }
 
 /// Bare sums, in the chains of the float32 tiles.
-template <Kind K, int R, int P>
+template <int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
   alignas(64) float sum[R * P * 16] = {};
@@ -64,10 +62,10 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
         _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
         quad[p] = _mm512_loadu_si512(from);
       }
-      multiply_step<K, R, P, 0>(acc, quad, a + k);
-      multiply_step<K, R, P, 1>(acc, quad, a + k);
-      multiply_step<K, R, P, 2>(acc, quad, a + k);
-      multiply_step<K, R, P, 3>(acc, quad, a + k);
+      multiply_step<R, P, 0>(acc, quad, a + k);
+      multiply_step<R, P, 1>(acc, quad, a + k);
+      multiply_step<R, P, 2>(acc, quad, a + k);
+      multiply_step<R, P, 3>(acc, quad, a + k);
     }
     DUET_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -87,32 +85,30 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
   }
 }
 
-template <Kind K>
 constexpr TileSet tiles() {
   return {12,
           false,
-          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
-           {tile<K, 2, 1>, tile<K, 2, 2>, tile<K, 2, 4>},
-           {tile<K, 3, 1>, tile<K, 3, 2>, tile<K, 3, 4>},
-           {tile<K, 4, 1>, tile<K, 4, 2>, tile<K, 4, 4>},
-           {tile<K, 5, 1>, tile<K, 5, 2>, nullptr},
-           {tile<K, 6, 1>, tile<K, 6, 2>, nullptr},
-           {tile<K, 7, 1>, tile<K, 7, 2>, nullptr},
-           {tile<K, 8, 1>, tile<K, 8, 2>, nullptr},
-           {tile<K, 9, 1>, tile<K, 9, 2>, nullptr},
-           {tile<K, 10, 1>, tile<K, 10, 2>, nullptr},
-           {tile<K, 11, 1>, tile<K, 11, 2>, nullptr},
-           {tile<K, 12, 1>, tile<K, 12, 2>, nullptr}}};
+          {{tile<1, 1>, tile<1, 2>, tile<1, 4>},
+           {tile<2, 1>, tile<2, 2>, tile<2, 4>},
+           {tile<3, 1>, tile<3, 2>, tile<3, 4>},
+           {tile<4, 1>, tile<4, 2>, tile<4, 4>},
+           {tile<5, 1>, tile<5, 2>, nullptr},
+           {tile<6, 1>, tile<6, 2>, nullptr},
+           {tile<7, 1>, tile<7, 2>, nullptr},
+           {tile<8, 1>, tile<8, 2>, nullptr},
+           {tile<9, 1>, tile<9, 2>, nullptr},
+           {tile<10, 1>, tile<10, 2>, nullptr},
+           {tile<11, 1>, tile<11, 2>, nullptr},
+           {tile<12, 1>, tile<12, 2>, nullptr}}};
 }
 
-template <Kind K>
 void widen(int64_t quads, const std::byte* w, std::byte* out) {
   for (int64_t q = 0; q < quads; ++q, w += 64, out += 256) {
     const __m512i quad = _mm512_loadu_si512(w);
-    _mm512_storeu_ps(out, widen_step<K, 0>(quad));
-    _mm512_storeu_ps(out + 64, widen_step<K, 1>(quad));
-    _mm512_storeu_ps(out + 128, widen_step<K, 2>(quad));
-    _mm512_storeu_ps(out + 192, widen_step<K, 3>(quad));
+    _mm512_storeu_ps(out, widen_step<0>(quad));
+    _mm512_storeu_ps(out + 64, widen_step<1>(quad));
+    _mm512_storeu_ps(out + 128, widen_step<2>(quad));
+    _mm512_storeu_ps(out + 192, widen_step<3>(quad));
   }
 }
 
@@ -187,29 +183,67 @@ void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scal
   }
 }
 
-void quantise_row(const float* in, int64_t count, std::byte* out) {
-  const auto mask_at = [count](int64_t i) {
-    return static_cast<__mmask16>(count - i >= 16 ? 0xffffu : (1u << (count - i)) - 1u);
-  };
-  // As integers, magnitudes keep their order, and NaN is the largest.
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i most = _mm512_setzero_si512();
-  for (int64_t i = 0; i < count; i += 16) {
-    most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_maskz_loadu_epi32(mask_at(i), in + i), magnitude));
+/// A row of floats, zeros behind its end, and its largest magnitude.
+struct FloatRow {
+  const float* in;
+  int64_t count;
+
+  __m512 at(int64_t i) const {
+    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffffu : (1u << (count - i)) - 1u);
+    return _mm512_maskz_loadu_ps(mask, in + i);
   }
-  const float largest = __builtin_bit_cast(float, _mm512_reduce_max_epu32(most));
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / 127.0f;
-  const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  float largest() const {
+    // As integers, magnitudes keep their order, and NaN is the largest.
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t i = 0; i < count; i += 16) {
+      most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(at(i)), magnitude));
+    }
+    return __builtin_bit_cast(float, _mm512_reduce_max_epu32(most));
+  }
+};
+
+/// 16 values as the tiles want them: unsigned, 128 too large.
+void store_bytes(__m512i values, std::byte* out) {
   const __m128i shift = _mm_set1_epi8(static_cast<char>(0x80));
-  for (int64_t i = 0; i < count; i += 16) {
-    const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask_at(i), in + i), inverse);
-    const __m128i q = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm_xor_si128(q, shift));
-  }
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(_mm512_cvtsepi32_epi8(values), shift));
+}
+
+/// Zeros up to a multiple of 64, then the scale.
+void end_row(int64_t count, float scale, std::byte* out) {
   const int64_t padded = (count + 63) / 64 * 64;
   for (int64_t i = (count + 15) / 16 * 16; i < padded; ++i) out[i] = std::byte{0x80};
   *reinterpret_cast<float*>(out + padded) = scale;
+}
+
+void quantise_row(const float* in, int64_t count, std::byte* out) {
+  const FloatRow row{in, count};
+  const float largest = row.largest();
+  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
+  const float scale = nothing ? 0.0f : largest / 127.0f;
+  const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  for (int64_t i = 0; i < count; i += 16) {
+    store_bytes(_mm512_cvtps_epi32(_mm512_mul_ps(row.at(i), inverse)), out + i);
+  }
+  end_row(count, scale, out);
+}
+
+void split_row(const float* in, int64_t count, std::byte* high, std::byte* low) {
+  const FloatRow row{in, count};
+  const float largest = row.largest();
+  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
+  const float scale = nothing ? 0.0f : largest / static_cast<float>(kInt16Most);
+  const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  const __m512 part = _mm512_set1_ps(1.0f / kInt16Base);
+  const __m512i base = _mm512_set1_epi32(kInt16Base);
+  for (int64_t i = 0; i < count; i += 16) {
+    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(row.at(i), inverse));
+    const __m512i h = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(q), part));
+    store_bytes(h, high + i);
+    store_bytes(_mm512_sub_epi32(q, _mm512_mullo_epi32(h, base)), low + i);
+  }
+  end_row(count, static_cast<float>(kInt16Base) * scale, high);
+  end_row(count, scale, low);
 }
 
 constexpr Int8Kernels kInt8 = {12,
@@ -225,14 +259,13 @@ constexpr Int8Kernels kInt8 = {12,
                                 {int8_tile<10, 1>, int8_tile<10, 2>, nullptr},
                                 {int8_tile<11, 1>, int8_tile<11, 2>, nullptr},
                                 {int8_tile<12, 1>, int8_tile<12, 2>, nullptr}},
-                               quantise_row};
+                               quantise_row,
+                               split_row};
 
 }  // namespace
 
 const WeightOnlyKernels* weight_only_avx512() {
-  static const WeightOnlyKernels kernels = {
-      tiles<Kind::kF8>(), tiles<Kind::kI8>(), &gemm_kernels_avx512()->f32,
-      widen<Kind::kF8>,   widen<Kind::kI8>,   add_scaled};
+  static const WeightOnlyKernels kernels = {tiles(), &gemm_kernels_avx512()->f32, widen, add_scaled};
   return &kernels;
 }
 

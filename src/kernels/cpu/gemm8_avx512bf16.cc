@@ -3,7 +3,7 @@
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/widen8_avx512bf16.h"
 
-// 8-bit weights as bf16 (widen8_avx512bf16.h), multiplied by vdpbf16ps.
+// fp8 weights as bf16 (widen8_avx512bf16.h), multiplied by vdpbf16ps.
 
 namespace duet::gemm_detail {
 namespace {
@@ -24,11 +24,11 @@ template <int R, int P>
 }
 
 /// Bare sums, in the chains of the bf16 dot tiles.
-template <Kind K, int R, int P>
+template <int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
   alignas(64) float sum[R * P * 16] = {};
-  const Tables<K> tables;
+  const Tables tables;
   for (int64_t s = 0, end; s < steps; s = end) {
     end = steps - s < kSumStepsNarrow ? steps : s + kSumStepsNarrow;
     __m512 acc[R][P];
@@ -66,23 +66,21 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
   }
 }
 
-template <Kind K>
 constexpr TileSet tiles() {
   return {8,  // the tables take six registers
           true,
-          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
-           {tile<K, 2, 1>, tile<K, 2, 2>, tile<K, 2, 4>},
-           {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
-           {tile<K, 4, 1>, tile<K, 4, 2>, nullptr},
-           {tile<K, 5, 1>, tile<K, 5, 2>, nullptr},
-           {tile<K, 6, 1>, tile<K, 6, 2>, nullptr},
-           {tile<K, 7, 1>, tile<K, 7, 2>, nullptr},
-           {tile<K, 8, 1>, tile<K, 8, 2>, nullptr}}};
+          {{tile<1, 1>, tile<1, 2>, tile<1, 4>},
+           {tile<2, 1>, tile<2, 2>, tile<2, 4>},
+           {tile<3, 1>, tile<3, 2>, nullptr},
+           {tile<4, 1>, tile<4, 2>, nullptr},
+           {tile<5, 1>, tile<5, 2>, nullptr},
+           {tile<6, 1>, tile<6, 2>, nullptr},
+           {tile<7, 1>, tile<7, 2>, nullptr},
+           {tile<8, 1>, tile<8, 2>, nullptr}}};
 }
 
-template <Kind K>
 void widen(int64_t quads, const std::byte* w, std::byte* out) {
-  const Tables<K> tables;
+  const Tables tables;
   for (int64_t q = 0; q < quads; ++q, w += 64, out += 128) {
     __m512i first, second;
     _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
@@ -95,9 +93,8 @@ void widen(int64_t quads, const std::byte* w, std::byte* out) {
 }  // namespace
 
 const WeightOnlyKernels* weight_only_avx512bf16() {
-  static const WeightOnlyKernels kernels = {tiles<Kind::kF8>(),     tiles<Kind::kI8>(),
-                                            dot_tiles_avx512bf16(), widen<Kind::kF8>,
-                                            widen<Kind::kI8>,       weight_only_avx512()->add_scaled};
+  static const WeightOnlyKernels kernels = {tiles(), dot_tiles_avx512bf16(), widen,
+                                            weight_only_avx512()->add_scaled};
   return &kernels;
 }
 

@@ -9,28 +9,22 @@
 namespace duet::gemm_detail {
 namespace {
 
-enum class Kind { kF8, kI8 };
-
-template <Kind K>
 float widen_one(std::byte b) {
-  if constexpr (K == Kind::kI8) return static_cast<float>(static_cast<int8_t>(b));
   const auto bits = static_cast<uint32_t>(b);
   const float value = std::bit_cast<float>((bits & 0x7fu) << 20) * 0x1p120f;
   return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | (bits & 0x80u) << 24);
 }
 
-template <Kind K>
 void widen(int64_t quads, const std::byte* w, std::byte* out) {
   auto* to = reinterpret_cast<float*>(out);
   for (int64_t q = 0; q < quads; ++q, w += 64, to += 64) {
     for (int i = 0; i < 4; ++i) {
-      for (int c = 0; c < 16; ++c)
-        to[i * 16 + c] = widen_one<K>(w[c / 4 * 16 + i / 2 * 8 + c % 4 * 2 + i % 2]);
+      for (int c = 0; c < 16; ++c) to[i * 16 + c] = widen_one(w[c / 4 * 16 + i / 2 * 8 + c % 4 * 2 + i % 2]);
     }
   }
 }
 
-template <Kind K, int R>
+template <int R>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t, float* c, int64_t ldc, bool load_c) {
   float sum[R][16] = {};
   for (int64_t s = 0; s < steps;) {
@@ -38,7 +32,7 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t, float* c, 
     float acc[R][16] = {};
     for (; s < end; s += 4) {
       float wide[64];
-      widen<K>(1, w + s * 16, reinterpret_cast<std::byte*>(wide));
+      widen(1, w + s * 16, reinterpret_cast<std::byte*>(wide));
       for (int i = 0; i < 4; ++i) {
         for (int r = 0; r < R; ++r) {
           const float x = a[r * kRowWords + s + i];
@@ -55,9 +49,8 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t, float* c, 
   }
 }
 
-template <Kind K>
 constexpr TileSet tiles() {
-  return {2, false, {{tile<K, 1>, nullptr, nullptr}, {tile<K, 2>, nullptr, nullptr}}};
+  return {2, false, {{tile<1>, nullptr, nullptr}, {tile<2>, nullptr, nullptr}}};
 }
 
 void add_scaled(const ScaledSums& s) {
@@ -92,13 +85,35 @@ void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scal
   }
 }
 
-void quantise_row(const float* in, int64_t count, std::byte* out) {
+float largest_of(const float* in, int64_t count) {
   uint32_t top = 0;  // as integers, magnitudes keep their order, and NaN is the largest
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t magnitude = std::bit_cast<uint32_t>(in[i]) & 0x7fffffffu;
     top = magnitude > top ? magnitude : top;
   }
-  const float largest = std::bit_cast<float>(top);
+  return std::bit_cast<float>(top);
+}
+
+void split_row(const float* in, int64_t count, std::byte* high, std::byte* low) {
+  const float largest = largest_of(in, count);
+  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
+  const float scale = nothing ? 0.0f : largest / static_cast<float>(kInt16Most);
+  const float inverse = nothing ? 0.0f : 1.0f / scale;
+  for (int64_t i = 0; i < count; ++i) {
+    const float q = std::nearbyint(in[i] * inverse);
+    const int both = std::isfinite(q) ? static_cast<int>(q) : 0;
+    const int h = static_cast<int>(std::nearbyint(static_cast<float>(both) * (1.0f / kInt16Base)));
+    high[i] = static_cast<std::byte>(h);
+    low[i] = static_cast<std::byte>(both - h * kInt16Base);
+  }
+  const int64_t padded = (count + 63) / 64 * 64;
+  for (int64_t i = count; i < padded; ++i) high[i] = low[i] = std::byte{0};
+  *reinterpret_cast<float*>(high + padded) = static_cast<float>(kInt16Base) * scale;
+  *reinterpret_cast<float*>(low + padded) = scale;
+}
+
+void quantise_row(const float* in, int64_t count, std::byte* out) {
+  const float largest = largest_of(in, count);
   const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
   const float scale = nothing ? 0.0f : largest / 127.0f;
   const float inverse = nothing ? 0.0f : 1.0f / scale;
@@ -112,14 +127,12 @@ void quantise_row(const float* in, int64_t count, std::byte* out) {
 }
 
 constexpr Int8Kernels kInt8 = {
-    2, {{int8_tile<1>, nullptr, nullptr}, {int8_tile<2>, nullptr, nullptr}}, quantise_row};
+    2, {{int8_tile<1>, nullptr, nullptr}, {int8_tile<2>, nullptr, nullptr}}, quantise_row, split_row};
 
 }  // namespace
 
 const WeightOnlyKernels* weight_only_portable() {
-  static const WeightOnlyKernels kernels = {
-      tiles<Kind::kF8>(), tiles<Kind::kI8>(), &gemm_kernels_portable()->f32,
-      widen<Kind::kF8>,   widen<Kind::kI8>,   add_scaled};
+  static const WeightOnlyKernels kernels = {tiles(), &gemm_kernels_portable()->f32, widen, add_scaled};
   return &kernels;
 }
 

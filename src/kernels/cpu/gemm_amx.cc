@@ -280,11 +280,9 @@ constexpr TileSet make_tiles(std::integer_sequence<int, R...>) {
 }
 template <int... R>
 constexpr Int8Kernels make_int8(std::integer_sequence<int, R...>) {
-  return {kRows,
-          {{int8_tile<R + 1, 1>, int8_tile<R + 1, 2>, widest_int8_tile<R + 1>()}...},
-          nullptr,
-          release,
-          int8_tall};
+  return {kRows,   {{int8_tile<R + 1, 1>, int8_tile<R + 1, 2>, widest_int8_tile<R + 1>()}...},
+          nullptr, nullptr,
+          release, int8_tall};
 }
 
 static_assert(kRows <= kMaxTileRows);
@@ -314,6 +312,7 @@ const Int8Kernels* int8_kernels_amx() {
     const Int8Kernels& vnni = *int8_kernels_avx512();
     for (int r = 0; r < kFewInt8; ++r) __builtin_memcpy(k.tile[r], vnni.tile[r], sizeof k.tile[r]);
     k.quantise_row = vnni.quantise_row;
+    k.split_row = vnni.split_row;
     return k;
   }();
   return &kernels;
@@ -323,7 +322,6 @@ const WeightOnlyKernels* weight_only_amx() {
   static const WeightOnlyKernels kernels = [] {
     WeightOnlyKernels k = *weight_only_avx512bf16();
     k.f8 = f8_tiles_like_amx();
-    k.i8 = i8_tiles_like_amx();
     k.wide = dot_tiles_amx();
     k.piece = 128;
     return k;

@@ -68,24 +68,30 @@ Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w) {
                                         : gemm_kernels_avx512();
   const bool amx = level == CpuLevel::kAmx;
   const bool dot = has_dot(level, rounding);
-  Product product{&kernels->f32, kernels->round_row, rounding, nullptr, nullptr, w.k};
-  if (w.inputs == Inputs::kInt8) {
+  Product product{&kernels->f32, kernels->round_row,         rounding, nullptr,
+                  nullptr,       w.inputs == Inputs::kInt16, w.k};
+  if (w.dtype == DType::kI8) {
     product.int8 = portable ? int8_kernels_portable()
                    : avx2   ? int8_kernels_avx2()
                    : amx    ? int8_kernels_amx()
                             : int8_kernels_avx512();
-  } else if (w.dtype == DType::kF8E4M3 || w.dtype == DType::kI8) {
+    if (product.int16 && product.int8->split_row == nullptr) {
+      product.int8 = nullptr;
+      product.weight_only = weight_only_avx2();
+      product.rounding = Rounding::kNone;  // the rows' own (round_to_16_bits) instead
+    }
+  } else if (w.dtype == DType::kF8E4M3) {
     product.weight_only = portable ? weight_only_portable()
                           : avx2   ? weight_only_avx2()
                           : !dot   ? weight_only_avx512()
                           : amx    ? weight_only_amx()
                                    : weight_only_avx512bf16();
-    product.tiles = product.weight_only->wide;
   } else if (w.dtype == DType::kF16) {
     product.tiles = &kernels->f16;
   } else if (w.dtype == DType::kBf16) {
     product.tiles = !dot ? &kernels->bf16 : amx ? dot_tiles_amx() : dot_tiles_avx512bf16();
   }
+  if (product.weight_only) product.tiles = product.weight_only->wide;
   return product;
 }
 
@@ -95,7 +101,7 @@ PairRowsFn choose_pair_rows(CpuLevel level, Rounding rounding) {
 }
 
 int64_t tallest_tile(const Product& product) {
-  return product.int8 ? product.int8->max_rows : product.tiles->max_rows;
+  return product.int8 ? product.int8->max_rows / (product.int16 ? 2 : 1) : product.tiles->max_rows;
 }
 
 int64_t block_words(int64_t rows, int64_t k) {
@@ -135,12 +141,43 @@ void pack_row(const Product& product, const float* in, int64_t k0, int64_t count
   }
 }
 
+namespace {
+
+/// Inputs::kInt16 where the tiles multiply floats: each value becomes the multiple of the row's scale.
+void round_to_16_bits(const float* in, int64_t k, float* block, int64_t rows, int64_t row) {
+  int32_t top = 0;  // as integers, magnitudes keep their order, and NaN is the largest
+  for (int64_t i = 0; i < k; ++i) {
+    int32_t bits = 0;
+    std::memcpy(&bits, in + i, sizeof bits);
+    top = std::max(top, bits & 0x7fffffff);
+  }
+  float largest = 0;
+  std::memcpy(&largest, &top, sizeof largest);
+  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
+  const float scale = nothing ? 0.0f : largest / static_cast<float>(kInt16Most);
+  const float inverse = nothing ? 0.0f : 1.0f / scale;
+  constexpr float kNearest = 12582912.0f;  // 1.5 · 2^23, whose last digit is 1
+  for (int64_t k0 = 0; k0 < k; k0 += kBlockSteps) {
+    float* to = block + (k0 / kBlockSteps * rows + row) * kRowWords;
+    for (int64_t i = 0; i < std::min(kBlockSteps, k - k0); ++i)
+      to[i] = (in[k0 + i] * inverse + kNearest - kNearest) * scale;
+  }
+}
+
+}  // namespace
+
 void pack_whole_row(const Product& product, const float* in, float* block, int64_t rows, int64_t row) {
-  if (product.int8) {
-    std::byte* out = reinterpret_cast<std::byte*>(block) + row * int8_row_bytes(product.k);
-    product.int8->quantise_row(in, product.k, out);
-  } else {
+  if (!product.int8) {
     pack_row(product, in, 0, product.k, block, rows, row);
+    if (product.int16) round_to_16_bits(in, product.k, block, rows, row);
+    return;
+  }
+  const int64_t bytes = int8_row_bytes(product.k);
+  auto* out = reinterpret_cast<std::byte*>(block) + row * (product.int16 ? 2 : 1) * bytes;
+  if (product.int16) {
+    product.int8->split_row(in, product.k, out, out + bytes);
+  } else {
+    product.int8->quantise_row(in, product.k, out);
   }
 }
 

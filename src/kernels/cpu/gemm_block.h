@@ -17,8 +17,9 @@ struct Product {
   const TileSet* tiles = nullptr;  // floats; of 8-bit weights the ones for many rows
   void (*round_row)(Rounding, const float*, int64_t, float*) = nullptr;
   Rounding rounding = Rounding::kNone;
-  const WeightOnlyKernels* weight_only = nullptr;  // 8-bit weights, float inputs
-  const Int8Kernels* int8 = nullptr;               // 8-bit weights, int8 inputs
+  const WeightOnlyKernels* weight_only = nullptr;  // 8-bit weights multiplied as floats
+  const Int8Kernels* int8 = nullptr;               // i8 weights multiplied as integers
+  bool int16 = false;                              // Inputs::kInt16; with int8: two rows each, high, then low
   int64_t k = 0;                                   // of the weights
 };
 Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w);
@@ -38,7 +39,7 @@ void pack_row(const Product& product, const float* in, int64_t k0, int64_t count
 /// A whole row, of any product.
 void pack_whole_row(const Product& product, const float* in, float* block, int64_t rows, int64_t row);
 
-/// int8 inputs: bytes from one row of a block to the next, and where in a row its scale lies.
+/// Integer inputs: bytes from one row of int8 of a block to the next, and where in a row its scale lies.
 int64_t int8_row_bytes(int64_t k);
 int64_t int8_scale_at(int64_t k);
 
@@ -48,8 +49,8 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
                     const PackedView& w, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
                     Accumulate accumulate);
 
-/// multiply_block's ways with 8-bit weights (gemm_weight_only.cc, gemm_int8.cc). The block of int8 inputs
-/// has rows `a_stride` bytes apart.
+/// multiply_block's ways with 8-bit weights (gemm_weight_only.cc, gemm_int8.cc). The block of integer
+/// inputs has rows of int8 `a_stride` bytes apart.
 void multiply_weight_only(const Product& product, const float* block, int64_t rows, int64_t row0,
                           int64_t row1, const PackedView& w, int64_t panel0, int64_t panel1, float* c,
                           int64_t ldc, Accumulate accumulate);

@@ -4,7 +4,8 @@
 #include "kernels/cpu/gemm_block.h"
 
 // int8 · int8. A tile takes all of K: its sums are exact integers, so there is nothing to gain from
-// blocks, and c never holds half a sum.
+// blocks, and c never holds half a sum. Inputs of 16 bits are two rows of int8 next to each other, whose
+// results a piece of scratch holds until they are added.
 
 namespace duet::gemm_detail {
 namespace {
@@ -42,6 +43,57 @@ void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels
   for (int r = 0; r < height; ++r) std::memcpy(c + r * job.ldc, edge + r * width, bytes);
 }
 
+/// The widest tile of this height that `left` panels fill.
+int widest(const Int8Kernels& kernels, int height, int64_t left) {
+  const Int8TileFn* of_height = kernels.tile[height - 1];
+  return of_height[2] && left >= 4 ? 4 : of_height[1] && left >= 2 ? 2 : 1;
+}
+
+/// c (+)= high + low for `rows` pairs of rows of `sums`.
+void add_parts(const Job& job, const float* sums, int64_t width, int64_t row, int64_t rows, int64_t panel) {
+  const int64_t column = panel * kPanelColumns, valid = std::min(width, job.n - column);
+  for (int64_t r = 0; r < rows; ++r, sums += 2 * width) {
+    float* c = job.c + (row + r) * job.ldc + column;
+    if (job.load_c) {
+      for (int64_t i = 0; i < valid; ++i) c[i] += sums[i] + sums[width + i];
+    } else {
+      for (int64_t i = 0; i < valid; ++i) c[i] = sums[i] + sums[width + i];
+    }
+  }
+}
+
+/// Rows [row0, row1) of 16-bit inputs times panels [panel0, panel1).
+void multiply_int16(const Job& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1) {
+  const Int8Kernels& kernels = *job.kernels;
+  const Strips strips(row1 - row0, kernels.max_rows / 2);
+  alignas(64) float sums[2 * kBlockRows * 2 * kPanelColumns];
+  for (int64_t p = panel0; p < panel1;) {
+    const int panels = widest(kernels, 2 * strips.most(), panel1 - p);
+    const int64_t width = panels * kPanelColumns;
+    const std::byte* w = job.w + p * job.panel_bytes;
+    const auto rows_at = [&](int64_t row) { return job.block + 2 * row * job.a_stride; };
+    if (strips.count == 1) {
+      prefetch_panels(w + panels * job.panel_bytes, job.panel_bytes,
+                      std::min<int64_t>(panels, panel1 - p - panels));
+    }
+    if (kernels.tall && strips.count > 1 && panels == 2) {
+      kernels.tall(2 * (row1 - row0), job.quads, rows_at(row0), job.a_stride, job.scale_at, w,
+                   job.panel_bytes, sums, width, false, p + 4 <= panel1 ? w + 2 * job.panel_bytes : nullptr);
+      add_parts(job, sums, width, row0, row1 - row0, p);
+    } else {
+      int64_t row = row0;
+      for (int64_t i = 0; i < strips.count; ++i) {
+        const int height = strips.height(i);
+        kernels.tile[2 * height - 1][panels / 2](job.quads, rows_at(row), job.a_stride, job.scale_at, w,
+                                                 job.panel_bytes, sums, width, false);
+        add_parts(job, sums, width, row, height, p);
+        row += height;
+      }
+    }
+    p += panels;
+  }
+}
+
 }  // namespace
 
 void multiply_int8(const Product& product, const std::byte* block, int64_t a_stride, int64_t row0,
@@ -60,13 +112,14 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
                 c - row0 * ldc - panel0 * kPanelColumns,
                 ldc,
                 accumulate == Accumulate::kYes};
+  if (product.int16) {
+    multiply_int16(job, row0, row1, panel0, panel1);
+    if (kernels.done) kernels.done();
+    return;
+  }
   const Strips strips(row1 - row0, kernels.max_rows);
-  const auto widest = [&](int height, int64_t left) {
-    const Int8TileFn* of_height = kernels.tile[height - 1];
-    return of_height[2] && left >= 4 ? 4 : of_height[1] && left >= 2 ? 2 : 1;
-  };
   for (int64_t p = panel0; p < panel1;) {
-    const int panels = widest(strips.most(), panel1 - p);
+    const int panels = widest(kernels, strips.most(), panel1 - p);
     if (strips.count == 1) {
       prefetch_panels(job.w + (p + panels) * job.panel_bytes, job.panel_bytes,
                       std::min<int64_t>(panels, panel1 - p - panels));

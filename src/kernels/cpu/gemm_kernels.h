@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/inputs.h"
 #include "tensor/dtype.h"
 
 /// After it the compiler takes memory as changed: sums that a loop keeps in memory stay there, instead of
@@ -76,18 +77,20 @@ struct ScaledSums {
   bool load_c;
 };
 
-/// 8-bit weights multiplied as floats. The tiles read quads (packed.h) and widen them in registers, which
-/// pays for few rows; widen() does it once for many, into panels of the type that `wide` multiplies. Both
-/// give the bare sums of a piece of k within one scale; add_scaled() brings them to c.
+/// fp8 weights, and at one level int8 weights with 16-bit inputs, multiplied as floats. The tiles read quads
+/// (packed.h) and widen them in registers, which pays for few rows; widen() does it once for many, into
+/// panels of the type that `wide` multiplies. Both give the bare sums of a piece of k within one scale;
+/// add_scaled() brings them to c.
 struct WeightOnlyKernels {
-  TileSet f8, i8;
+  TileSet f8;
   const TileSet* wide;
   /// `quads` quads of one panel → floats [4 · quads][16], or pairs of bf16 [2 · quads][16].
   void (*widen_f8)(int64_t quads, const std::byte* w, std::byte* out);
-  void (*widen_i8)(int64_t quads, const std::byte* w, std::byte* out);
   void (*add_scaled)(const ScaledSums& s);
   /// Most k of a piece. Long ones need fewer sums, short ones leave the L1 cache room for the next one.
   int64_t piece = 256;
+  TileSet i8{};  // where max_rows > 0
+  void (*widen_i8)(int64_t quads, const std::byte* w, std::byte* out) = nullptr;
 };
 
 /// int8 · int8, exact. c [rows, 16 · panels] (+)= (float(Σ a·w) · scale of a's row) · scale of the column.
@@ -99,9 +102,12 @@ using Int8TileFn = void (*)(int64_t quads, const std::byte* a, int64_t a_stride,
 struct Int8Kernels {
   int max_rows;
   Int8TileFn tile[kMaxTileRows][3];  // as in TileSet
-  /// in[count] → the tiles' form of int8: count bytes, zeros up to a multiple of 64, the scale (f32).
+  /// in[count] → the tiles' form of int8: count bytes, zeros up to a multiple of 64, the scale s (f32).
   /// out may be where in is. A row with NaN or infinity gets a NaN or infinite scale.
   void (*quantise_row)(const float* in, int64_t count, std::byte* out);
+  /// The same with 16 bits (Inputs::kInt16) in two rows, whose scales are 255 · s and s. Not in place. Null
+  /// where those are multiplied as floats.
+  void (*split_row)(const float* in, int64_t count, std::byte* high, std::byte* low) = nullptr;
   void (*done)() = nullptr;  // as in TileSet
   void (*tall)(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
                const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
@@ -114,8 +120,7 @@ const WeightOnlyKernels* weight_only_avx512();
 /// Tiles for few rows of pairs of bf16 that give the bits of tdpbf16ps.
 TileSet bf16_tiles_like_amx();
 TileSet f8_tiles_like_amx();
-TileSet i8_tiles_like_amx();
-/// With inputs rounded to bf16: 8-bit weights are bf16 exactly, so vdpbf16ps multiplies them.
+/// With inputs rounded to bf16: fp8 weights are bf16 exactly, so vdpbf16ps multiplies them.
 const WeightOnlyKernels* weight_only_avx512bf16();
 const Int8Kernels* int8_kernels_portable();
 const Int8Kernels* int8_kernels_avx2();

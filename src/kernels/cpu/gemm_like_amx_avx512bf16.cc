@@ -3,7 +3,7 @@
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/widen8_avx512bf16.h"
 
-// The bits of tdpbf16ps from vector registers, for few rows: setting tiles up, and widening 8-bit weights
+// The bits of tdpbf16ps from vector registers, for few rows: setting tiles up, and widening fp8 weights
 // into them, would take longer than reading the weights. The instruction adds the products of the 16 even k
 // of a tile from zero, those of the odd ones from zero, and their sum to the total; each step is fused and
 // rounded to nearest, and subnormal operands and results are zero.
@@ -22,10 +22,9 @@ struct Bf16Weights {
     pairs[0] = _mm512_loadu_si512(w);
   }
 };
-template <Kind K>
 struct ByteWeights {
   static constexpr int kPairs = 2;
-  Tables<K> tables;
+  Tables tables;
   [[gnu::always_inline]] void widen(const std::byte* w, __m512i (&pairs)[2]) const {
     tables.widen(w, pairs[0], pairs[1]);
   }
@@ -114,11 +113,7 @@ TileSet bf16_tiles_like_amx() {
 }
 
 TileSet f8_tiles_like_amx() {
-  return tiles<ByteWeights<Kind::kF8>>();
-}
-
-TileSet i8_tiles_like_amx() {
-  return tiles<ByteWeights<Kind::kI8>>();
+  return tiles<ByteWeights>();
 }
 
 }  // namespace duet::gemm_detail

@@ -3,7 +3,7 @@
 
 #include "kernels/cpu/gemm_block.h"
 
-// 8-bit weights, float inputs. K is cut into pieces: at the borders of scales and of the block's rows, and
+// 8-bit weights as floats. K is cut into pieces: at the borders of scales and of the block's rows, and
 // after the most that a level takes at once. The sum of a piece is made by float tiles and meets its scale on
 // the way to c. The pieces depend on the weights and the level alone, and both ways below sum a piece in the
 // same chains, so a result does not depend on the number of rows.

@@ -44,7 +44,7 @@ std::vector<double> input_row(const float* a, int64_t k, Rounding rounding, Inpu
   std::vector<double> row(static_cast<size_t>(k));
   float most = 0.0f;
   for (int64_t i = 0; i < k; ++i) most = std::max(most, std::fabs(a[i]));
-  const float scale = most / 127.0f;
+  const float scale = most / (inputs == Inputs::kInt8 ? 127.0f : static_cast<float>(kInt16Most));
   for (int64_t i = 0; i < k; ++i) {
     double& v = row[static_cast<size_t>(i)];
     if (inputs == Inputs::kFloat) {

@@ -11,7 +11,7 @@ namespace duet::ref {
 float weight_at(const WeightView& w, int64_t n, int64_t k, DType dtype);
 /// Row n as packed: what the elements stand for, scales multiplied in.
 std::vector<double> weight_row(const WeightView& w, int64_t n, PackAs as);
-/// A row of activations as it is multiplied: rounded, or int8 times its scale.
+/// A row of activations as it is multiplied: rounded, or an integer times its scale.
 std::vector<double> input_row(const float* a, int64_t k, Rounding rounding, Inputs inputs);
 
 /// c (+)= inputs(a) · wᵀ, w [N, K].
