@@ -105,7 +105,7 @@ bool any_spoilt(Rounding rounding, const float* values, int64_t stride, int64_t 
 
 /// Rows of queries against a tile of keys and values that are packed as weights of tile_dtype().
 struct TileStep {
-  ConstRows q;                   // [rows, width of a key]
+  ConstRows q;  // [rows, width of a key]
   const void* keys = nullptr;
   const void* values = nullptr;  // in panels with room for tile.stride keys
   SoftmaxTile tile;              // tile.keys are multiplied: what the last row sees
