@@ -158,7 +158,7 @@ void add_scaled(const ScaledSums& s) {
 
 template <int R, int P>
 void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
-               int64_t panel_stride, float* c, int64_t ldc, bool load_c) {
+               int64_t panel_stride, float* c, int64_t ldc, bool load_c, const std::byte* ahead) {
   __m256i acc[R][2 * P];
   DUET_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -167,11 +167,11 @@ void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scal
   }
   const __m256i ones = _mm256_set1_epi16(1);
   const std::byte* from = w + 128;
-  for (int64_t q = 0; q < quads; ++q, from += 64) {
+  for (int64_t q = 0; q < quads; ++q, from += 64, ahead += 64) {
     DUET_UNROLL
     for (int v = 0; v < 2 * P; ++v) {
       const std::byte* at = from + v / 2 * panel_stride + v % 2 * 32;
-      if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
+      if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(ahead + v / 2 * panel_stride), _MM_HINT_T0);
       const __m256i quad = load(at);
       const __m256i size = _mm256_abs_epi8(quad);
       DUET_UNROLL

@@ -132,7 +132,7 @@ void add_scaled(const ScaledSums& s) {
 
 template <int R, int P>
 void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
-               int64_t panel_stride, float* c, int64_t ldc, bool load_c) {
+               int64_t panel_stride, float* c, int64_t ldc, bool load_c, const std::byte* ahead) {
   __m512i acc[R][P];
   DUET_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -145,13 +145,12 @@ void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scal
   DUET_UNROLL
   for (int i = 0; i < (R + 2) / 3; ++i) rows[i] = a + i * 3 * a_stride;
   const std::byte* from = w + 128;
-  for (int64_t q = 0; q < quads; ++q, from += 64) {
+  for (int64_t q = 0; q < quads; ++q, from += 64, ahead += 64) {
     __m512i quad[P];
     DUET_UNROLL
     for (int p = 0; p < P; ++p) {
-      const std::byte* at = from + p * panel_stride;
-      _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
-      quad[p] = _mm512_loadu_si512(at);
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + p * panel_stride), _MM_HINT_T0);
+      quad[p] = _mm512_loadu_si512(from + p * panel_stride);
     }
     DUET_UNROLL
     for (int r = 0; r < R; ++r) {

@@ -66,7 +66,7 @@ void add_scaled(const ScaledSums& s) {
 
 template <int R>
 void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
-               int64_t, float* c, int64_t ldc, bool load_c) {
+               int64_t, float* c, int64_t ldc, bool load_c, const std::byte*) {
   const auto* scales = reinterpret_cast<const float*>(w);
   const auto* weights = reinterpret_cast<const int8_t*>(w + 128);
   for (int r = 0; r < R; ++r) {

@@ -258,9 +258,9 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
 }
 template <int R, int P>
 void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
-               int64_t panel_stride, float* c, int64_t ldc, bool load_c) {
+               int64_t panel_stride, float* c, int64_t ldc, bool load_c, const std::byte* ahead) {
   int8_tile_of<P, (R > kTileRows)>(R, quads, a, a_stride, scale_at, w, panel_stride, c, ldc, load_c,
-                                   {w + kAhead, kTileSteps});
+                                   {ahead, kTileSteps});
 }
 
 template <int R>

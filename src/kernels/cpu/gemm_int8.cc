@@ -22,16 +22,25 @@ struct Job {
   bool load_c;
 };
 
-void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels) {
+/// What comes to the caches while strip `strip` of some multiplies the panels at w: to the first strip, which
+/// reads them from memory, what is a KiB ahead; with the second the panels that are next (`more`).
+const std::byte* ahead_of(const Job& job, const std::byte* w, int panels, int64_t strip, bool more) {
+  constexpr int64_t kAhead = 1024;
+  if (strip == 0) return w + 128 + kAhead;
+  return strip == 1 && more ? w + panels * job.panel_bytes : w + 128;
+}
+
+void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels, int64_t strip, bool more) {
   const Int8TileFn tile = job.kernels->tile[height - 1][panels / 2];
   const std::byte* a = job.block + row * job.a_stride;
   const std::byte* w = job.w + panel * job.panel_bytes;
+  const std::byte* ahead = ahead_of(job, w, panels, strip, more);
   const int64_t column = panel * kPanelColumns;
   float* c = job.c + row * job.ldc + column;
   const int64_t width = panels * kPanelColumns;
   const int64_t valid = std::min(width, job.n - column);
   if (valid == width) {
-    tile(job.quads, a, job.a_stride, job.scale_at, w, job.panel_bytes, c, job.ldc, job.load_c);
+    tile(job.quads, a, job.a_stride, job.scale_at, w, job.panel_bytes, c, job.ldc, job.load_c, ahead);
     return;
   }
   float edge[kMaxTileRows * 4 * kPanelColumns] = {};
@@ -39,7 +48,7 @@ void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels
   if (job.load_c) {
     for (int r = 0; r < height; ++r) std::memcpy(edge + r * width, c + r * job.ldc, bytes);
   }
-  tile(job.quads, a, job.a_stride, job.scale_at, w, job.panel_bytes, edge, width, job.load_c);
+  tile(job.quads, a, job.a_stride, job.scale_at, w, job.panel_bytes, edge, width, job.load_c, ahead);
   for (int r = 0; r < height; ++r) std::memcpy(c + r * job.ldc, edge + r * width, bytes);
 }
 
@@ -85,7 +94,8 @@ void multiply_int16(const Job& job, int64_t row0, int64_t row1, int64_t panel0, 
       for (int64_t i = 0; i < strips.count; ++i) {
         const int height = strips.height(i);
         kernels.tile[2 * height - 1][panels / 2](job.quads, rows_at(row), job.a_stride, job.scale_at, w,
-                                                 job.panel_bytes, sums, width, false);
+                                                 job.panel_bytes, sums, width, false,
+                                                 ahead_of(job, w, panels, i, p + panels < panel1));
         add_parts(job, sums, width, row, height, p);
         row += height;
       }
@@ -134,7 +144,7 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
     }
     int64_t row = row0;
     for (int64_t i = 0; i < strips.count; ++i) {
-      run_tile(job, row, strips.height(i), p, panels);
+      run_tile(job, row, strips.height(i), p, panels, i, p + panels < panel1);
       row += strips.height(i);
     }
     p += panels;

@@ -95,9 +95,11 @@ struct WeightOnlyKernels {
 
 /// int8 · int8, exact. c [rows, 16 · panels] (+)= (float(Σ a·w) · scale of a's row) · scale of the column.
 /// a: rows of `quads` quads, a_stride bytes apart, each one's scale (f32) scale_at bytes after its begin;
-/// w: whole panels.
+/// w: whole panels. Meanwhile as much from `ahead` on, of each panel panel_stride further, comes to the
+/// caches.
 using Int8TileFn = void (*)(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
-                            const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c);
+                            const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
+                            const std::byte* ahead);
 
 struct Int8Kernels {
   int max_rows;
