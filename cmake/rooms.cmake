@@ -28,7 +28,11 @@ function(duet_room name)
     target_include_directories(duet_${name} PUBLIC ${gate})
     target_link_libraries(duet_${name} PUBLIC ${deps} PRIVATE duet_warnings ${ARG_LIBS})
     if(name STREQUAL cli)  # nothing here takes time but its own compilation
-      target_compile_options(duet_cli PRIVATE $<IF:$<BOOL:${DUET_SANITIZE}>,-O0,-O1>)
+      if(DUET_SANITIZE)
+        target_compile_options(duet_cli PRIVATE -O0)
+      else()
+        target_compile_options(duet_cli PRIVATE -O1)
+      endif()
     endif()
     if(DUET_SANITIZE MATCHES "undefined" AND NOT name MATCHES "^(base|tensor|kernels|comm|load)$")
       # Where no raw memory is handled these checks find what ASan finds, and double the time to compile.
