@@ -165,7 +165,7 @@ void softmax_tile(const SoftmaxTile& t) {
 
 /// Rows of a tile of multiply_rows: as many sums as registers hold beside a row of w.
 #if defined(__AVX512F__)
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 16;
 #elif defined(__AVX2__)
 constexpr int kMostRows = 6;
 #else
@@ -176,11 +176,20 @@ constexpr int kMostRows = 2;
 template <int R>
 DUET_LANE void multiply_steps(Lanes (&acc)[R], const float* a, int64_t a_stride, const float* w,
                               int64_t w_stride, int64_t count) {
+  // A pointer for every three rows, from which the others are one and two strides away: a pointer for each
+  // would take registers that are not there.
+  const float* rows[(R + 2) / 3];
 #pragma GCC unroll 16
+  for (int i = 0; i < (R + 2) / 3; ++i) rows[i] = a + 3 * i * a_stride;
   for (int64_t i = 0; i < count; ++i) {
     const Lanes weights = load(w + i * w_stride);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r] = fused(splat(a[r * a_stride + i]), weights, acc[r]);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) acc[r] = fused(splat(rows[r / 3][r % 3 * a_stride]), weights, acc[r]);
+#pragma GCC unroll 16
+    for (int j = 0; j < (R + 2) / 3; ++j) {
+      ++rows[j];
+      asm("" : "+r"(rows[j]));
+    }
   }
 }
 
@@ -196,27 +205,25 @@ template <int R>
 void multiply_rows_tile(const RowsProduct& t, int64_t row, int64_t line, int64_t lines) {
   const float* a = t.a + row * t.a_stride;
   Lanes sum[R];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) sum[r] = splat(0.0f);
   for (int64_t s = 0; s < t.steps; s += kLanes) {
     const float* w = t.groups ? t.groups[s / kLanes] + t.column : t.w + s * t.w_stride;
     Lanes acc[R];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) acc[r] = splat(0.0f);
     if (t.steps - s >= kLanes) {
       multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, kLanes);
     } else {
       multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, t.steps - s);
     }
-#if !defined(__AVX512F__)
     asm volatile("" : : "r"(sum) : "memory");  // the sums stay in memory, the registers are the chains'
-#endif
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) sum[r] = sum[r] + acc[r];
     bring(t.ahead, line, line + lines);
     line += lines;
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     float* c = t.c + (row + r) * t.ldc;
     store(t.load_c ? load(c) + sum[r] : sum[r], c);
@@ -237,6 +244,14 @@ void multiply_rows(const RowsProduct& t) {
 #if defined(__AVX512F__)
     multiply_rows_tile<7>,
     multiply_rows_tile<8>,
+    multiply_rows_tile<9>,
+    multiply_rows_tile<10>,
+    multiply_rows_tile<11>,
+    multiply_rows_tile<12>,
+    multiply_rows_tile<13>,
+    multiply_rows_tile<14>,
+    multiply_rows_tile<15>,
+    multiply_rows_tile<16>,
 #endif
   };
   static_assert(sizeof(kTiles) == kMostRows * sizeof(Tile));
