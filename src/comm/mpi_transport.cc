@@ -166,9 +166,7 @@ class MpiTransport final : public Transport {
         broken_ = true;
         world_->set_failed();
         throw Error(ErrorKind::kPeer,
-                    fmt::format("rank {} sends {} bytes to rank {}, which expects at most {}: "
-                                "the ranks disagree about a collective",
-                                r, received[r], rank_, recv[r].size()));
+                    disagreement(static_cast<int>(r), received[r], rank_, recv[r].size(), true));
       }
       shortened_[r] = recv[r].first(received[r]);
     }
@@ -235,11 +233,8 @@ class MpiTransport final : public Transport {
       int count = 0;
       MPI_Get_count(&statuses_[i], MPI_BYTE, &count);
       if (static_cast<size_t>(count) == expected_[i].bytes) continue;
-      throw Error(
-          ErrorKind::kPeer,
-          fmt::format("rank {} sends {} bytes to rank {}, which expects {}: the ranks disagree about a "
-                      "collective",
-                      expected_[i].peer, count, rank_, expected_[i].bytes));
+      throw Error(ErrorKind::kPeer,
+                  disagreement(expected_[i].peer, static_cast<size_t>(count), rank_, expected_[i].bytes));
     }
   }
 

@@ -238,10 +238,8 @@ class TcpTransport final : public Transport {
     if (h.exchange == exchange_ && fits) return;
     throw Error(
         ErrorKind::kPeer,
-        fmt::format(
-            "rank {} sends {} bytes to rank {}, which expects {}{}: the ranks disagree about a collective{}",
-            link.rank, h.bytes, rank_, link.any_length ? "at most " : "", link.in.size(),
-            h.exchange == exchange_ ? "" : fmt::format(" (exchange {} against {})", h.exchange, exchange_)));
+        disagreement(link.rank, h.bytes, rank_, link.in.size(), link.any_length) +
+            (h.exchange == exchange_ ? "" : fmt::format(" (exchange {} against {})", h.exchange, exchange_)));
   }
 
   static std::string text_of(int code) { return std::generic_category().message(code); }

@@ -146,9 +146,7 @@ class ThreadTransport final : public Transport {
 
   void check_sizes(int from, int to, size_t sent, size_t expected, bool up_to) {
     if (up_to ? sent <= expected : sent == expected) return;
-    const std::string text = fmt::format(
-        "rank {} sends {} bytes to rank {}, which expects {}{}: the ranks disagree about a collective", from,
-        sent, to, up_to ? "at most " : "", expected);
+    const std::string text = disagreement(from, sent, to, expected, up_to);
     hub_->abort(text);
     throw Error(ErrorKind::kPeer, text);
   }

@@ -46,4 +46,7 @@ class Transport {
   virtual void abort(const std::string& reason) noexcept = 0;
 };
 
+/// What to say where rank `from` sends other than rank `to` expects, or more than it has room for (up_to).
+std::string disagreement(int from, size_t sent, int to, size_t expected, bool up_to = false);
+
 }  // namespace duet

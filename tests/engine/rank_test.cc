@@ -104,28 +104,26 @@ class WiredTransport final : public Transport {
   int size() const override { return inner_->size(); }
   const char* name() const override { return inner_->name(); }
   void exchange(std::span<const ConstBytes> send, std::span<const Bytes> recv) override {
-    count();
-    for (int r = 0; r < size(); ++r)
-      wire_->bytes += r == rank() ? 0 : static_cast<int64_t>(send[static_cast<size_t>(r)].size());
+    count(send);
     inner_->exchange(send, recv);
   }
   void exchange_up_to(std::span<const ConstBytes> send, std::span<const Bytes> recv,
                       std::span<size_t> received) override {
-    count();
-    for (int r = 0; r < size(); ++r)
-      wire_->bytes += r == rank() ? 0 : static_cast<int64_t>(send[static_cast<size_t>(r)].size());
+    count(send);
     inner_->exchange_up_to(send, recv, received);
   }
   void barrier() override {
-    count();
+    count({});
     inner_->barrier();
   }
   void abort(const std::string& reason) noexcept override { inner_->abort(reason); }
 
  private:
-  void count() {
+  void count(std::span<const ConstBytes> send) {
     if (wire_->armed && wire_->calls == wire_->fail_at) throw std::runtime_error("the cable is cut");
     ++wire_->calls;
+    for (size_t r = 0; r < send.size(); ++r)
+      if (static_cast<int>(r) != rank()) wire_->bytes += static_cast<int64_t>(send[r].size());
   }
   std::unique_ptr<Transport> inner_;
   Wire* wire_;

@@ -233,17 +233,15 @@ void store_bytes(const __m256i (&values)[4], std::byte* out) {
 
 void quantise_row(const float* in, int64_t count, std::byte* out) {
   const FloatRow row{in, count};
-  const float largest = row.largest();
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / 127.0f;
-  const __m256 inverse = _mm256_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  const RowScale s = row_scale(row.largest(), 127);
+  const __m256 inverse = _mm256_set1_ps(s.inverse);
   const int64_t padded = (count + 63) / 64 * 64;
   for (int64_t i = 0; i < padded; i += 32) {
     __m256i q[4];
     for (int j = 0; j < 4; ++j) q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(row.at(i + 8 * j), inverse));
     store_bytes(q, out + i);
   }
-  *reinterpret_cast<float*>(out + padded) = scale;
+  *reinterpret_cast<float*>(out + padded) = s.scale;
 }
 
 constexpr Int8Kernels kInt8 = {4,

@@ -217,22 +217,18 @@ void end_row(int64_t count, float scale, std::byte* out) {
 
 void quantise_row(const float* in, int64_t count, std::byte* out) {
   const FloatRow row{in, count};
-  const float largest = row.largest();
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / 127.0f;
-  const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  const RowScale s = row_scale(row.largest(), 127);
+  const __m512 inverse = _mm512_set1_ps(s.inverse);
   for (int64_t i = 0; i < count; i += 16) {
     store_bytes(_mm512_cvtps_epi32(_mm512_mul_ps(row.at(i), inverse)), out + i);
   }
-  end_row(count, scale, out);
+  end_row(count, s.scale, out);
 }
 
 void split_row(const float* in, int64_t count, std::byte* high, std::byte* low) {
   const FloatRow row{in, count};
-  const float largest = row.largest();
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / static_cast<float>(kInt16Most);
-  const __m512 inverse = _mm512_set1_ps(nothing ? 0.0f : 1.0f / scale);
+  const RowScale s = row_scale(row.largest(), kInt16Most);
+  const __m512 inverse = _mm512_set1_ps(s.inverse);
   const __m512 part = _mm512_set1_ps(1.0f / kInt16Base);
   const __m512i base = _mm512_set1_epi32(kInt16Base);
   for (int64_t i = 0; i < count; i += 16) {
@@ -241,8 +237,8 @@ void split_row(const float* in, int64_t count, std::byte* high, std::byte* low) 
     store_bytes(h, high + i);
     store_bytes(_mm512_sub_epi32(q, _mm512_mullo_epi32(h, base)), low + i);
   }
-  end_row(count, static_cast<float>(kInt16Base) * scale, high);
-  end_row(count, scale, low);
+  end_row(count, static_cast<float>(kInt16Base) * s.scale, high);
+  end_row(count, s.scale, low);
 }
 
 constexpr Int8Kernels kInt8 = {12,

@@ -85,22 +85,10 @@ void int8_tile(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scal
   }
 }
 
-float largest_of(const float* in, int64_t count) {
-  uint32_t top = 0;  // as integers, magnitudes keep their order, and NaN is the largest
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t magnitude = std::bit_cast<uint32_t>(in[i]) & 0x7fffffffu;
-    top = magnitude > top ? magnitude : top;
-  }
-  return std::bit_cast<float>(top);
-}
-
 void split_row(const float* in, int64_t count, std::byte* high, std::byte* low) {
-  const float largest = largest_of(in, count);
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / static_cast<float>(kInt16Most);
-  const float inverse = nothing ? 0.0f : 1.0f / scale;
+  const RowScale s = row_scale(largest_magnitude(in, count), kInt16Most);
   for (int64_t i = 0; i < count; ++i) {
-    const float q = std::nearbyint(in[i] * inverse);
+    const float q = std::nearbyint(in[i] * s.inverse);
     const int both = std::isfinite(q) ? static_cast<int>(q) : 0;
     const int h = static_cast<int>(std::nearbyint(static_cast<float>(both) * (1.0f / kInt16Base)));
     high[i] = static_cast<std::byte>(h);
@@ -108,22 +96,19 @@ void split_row(const float* in, int64_t count, std::byte* high, std::byte* low) 
   }
   const int64_t padded = (count + 63) / 64 * 64;
   for (int64_t i = count; i < padded; ++i) high[i] = low[i] = std::byte{0};
-  *reinterpret_cast<float*>(high + padded) = static_cast<float>(kInt16Base) * scale;
-  *reinterpret_cast<float*>(low + padded) = scale;
+  *reinterpret_cast<float*>(high + padded) = static_cast<float>(kInt16Base) * s.scale;
+  *reinterpret_cast<float*>(low + padded) = s.scale;
 }
 
 void quantise_row(const float* in, int64_t count, std::byte* out) {
-  const float largest = largest_of(in, count);
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / 127.0f;
-  const float inverse = nothing ? 0.0f : 1.0f / scale;
+  const RowScale s = row_scale(largest_magnitude(in, count), 127);
   for (int64_t i = 0; i < count; ++i) {
-    const float q = std::nearbyint(in[i] * inverse);
+    const float q = std::nearbyint(in[i] * s.inverse);
     out[i] = static_cast<std::byte>(std::isfinite(q) ? static_cast<int8_t>(q) : int8_t{-128});
   }
   const int64_t padded = (count + 63) / 64 * 64;
   for (int64_t i = count; i < padded; ++i) out[i] = std::byte{0};
-  *reinterpret_cast<float*>(out + padded) = scale;
+  *reinterpret_cast<float*>(out + padded) = s.scale;
 }
 
 constexpr Int8Kernels kInt8 = {

@@ -141,26 +141,34 @@ void pack_row(const Product& product, const float* in, int64_t k0, int64_t count
   }
 }
 
-namespace {
-
-/// Inputs::kInt16 where the tiles multiply floats: each value becomes the multiple of the row's scale.
-void round_to_16_bits(const float* in, int64_t k, float* block, int64_t rows, int64_t row) {
+float largest_magnitude(const float* in, int64_t count) {
   int32_t top = 0;  // as integers, magnitudes keep their order, and NaN is the largest
-  for (int64_t i = 0; i < k; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     int32_t bits = 0;
     std::memcpy(&bits, in + i, sizeof bits);
     top = std::max(top, bits & 0x7fffffff);
   }
   float largest = 0;
   std::memcpy(&largest, &top, sizeof largest);
-  const bool nothing = largest < 1e-30f;  // 1 / scale would overflow
-  const float scale = nothing ? 0.0f : largest / static_cast<float>(kInt16Most);
-  const float inverse = nothing ? 0.0f : 1.0f / scale;
+  return largest;
+}
+
+RowScale row_scale(float largest, int most) {
+  if (largest < 1e-30f) return {0.0f, 0.0f};  // not so for NaN
+  const float scale = largest / static_cast<float>(most);
+  return {scale, 1.0f / scale};
+}
+
+namespace {
+
+/// Inputs::kInt16 where the tiles multiply floats: each value becomes the multiple of the row's scale.
+void round_to_16_bits(const float* in, int64_t k, float* block, int64_t rows, int64_t row) {
+  const RowScale s = row_scale(largest_magnitude(in, k), kInt16Most);
   constexpr float kNearest = 12582912.0f;  // 1.5 · 2^23, whose last digit is 1
   for (int64_t k0 = 0; k0 < k; k0 += kBlockSteps) {
     float* to = block + (k0 / kBlockSteps * rows + row) * kRowWords;
     for (int64_t i = 0; i < std::min(kBlockSteps, k - k0); ++i)
-      to[i] = (in[k0 + i] * inverse + kNearest - kNearest) * scale;
+      to[i] = (in[k0 + i] * s.inverse + kNearest - kNearest) * s.scale;
   }
 }
 

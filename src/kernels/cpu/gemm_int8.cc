@@ -30,11 +30,10 @@ const std::byte* ahead_of(const Job& job, const std::byte* w, int panels, int64_
   return strip == 1 && more ? w + panels * job.panel_bytes : w + 128;
 }
 
-void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels, int64_t strip, bool more) {
+void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels, const std::byte* ahead) {
   const Int8TileFn tile = job.kernels->tile[height - 1][panels / 2];
   const std::byte* a = job.block + row * job.a_stride;
   const std::byte* w = job.w + panel * job.panel_bytes;
-  const std::byte* ahead = ahead_of(job, w, panels, strip, more);
   const int64_t column = panel * kPanelColumns;
   float* c = job.c + row * job.ldc + column;
   const int64_t width = panels * kPanelColumns;
@@ -58,6 +57,30 @@ int widest(const Int8Kernels& kernels, int height, int64_t left) {
   return of_height[2] && left >= 4 ? 4 : of_height[1] && left >= 2 ? 2 : 1;
 }
 
+/// Panels [panel0, panel1) in groups, each with all strips of rows from row0 on, which become `parts` rows of
+/// int8 each: strip(row, height, panel, panels, what to bring ahead). Before that tall(panel, next) may take
+/// two panels with all rows at once.
+template <typename Tall, typename Strip>
+void for_panels(const Job& job, const Strips& strips, int parts, int64_t row0, int64_t panel0, int64_t panel1,
+                const Tall& tall, const Strip& strip) {
+  for (int64_t p = panel0; p < panel1;) {
+    const int panels = widest(*job.kernels, parts * strips.most(), panel1 - p);
+    const std::byte* w = job.w + p * job.panel_bytes;
+    const std::byte* after = w + panels * job.panel_bytes;
+    if (strips.count == 1)
+      prefetch_panels(after, job.panel_bytes, std::min<int64_t>(panels, panel1 - p - panels));
+    const bool at_once = job.kernels->tall && strips.count > 1 && panels == 2;
+    if (!at_once || !tall(p, p + 4 <= panel1 ? after : nullptr)) {
+      int64_t row = row0;
+      for (int64_t i = 0; i < strips.count; ++i) {
+        strip(row, strips.height(i), p, panels, ahead_of(job, w, panels, i, p + panels < panel1));
+        row += strips.height(i);
+      }
+    }
+    p += panels;
+  }
+}
+
 /// c (+)= high + low for `rows` pairs of rows of `sums`.
 void add_parts(const Job& job, const float* sums, int64_t width, int64_t row, int64_t rows, int64_t panel) {
   const int64_t column = panel * kPanelColumns, valid = std::min(width, job.n - column);
@@ -74,34 +97,24 @@ void add_parts(const Job& job, const float* sums, int64_t width, int64_t row, in
 /// Rows [row0, row1) of 16-bit inputs times panels [panel0, panel1).
 void multiply_int16(const Job& job, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1) {
   const Int8Kernels& kernels = *job.kernels;
-  const Strips strips(row1 - row0, kernels.max_rows / 2);
   alignas(64) float sums[2 * kBlockRows * 2 * kPanelColumns];
-  for (int64_t p = panel0; p < panel1;) {
-    const int panels = widest(kernels, 2 * strips.most(), panel1 - p);
-    const int64_t width = panels * kPanelColumns;
-    const std::byte* w = job.w + p * job.panel_bytes;
-    const auto rows_at = [&](int64_t row) { return job.block + 2 * row * job.a_stride; };
-    if (strips.count == 1) {
-      prefetch_panels(w + panels * job.panel_bytes, job.panel_bytes,
-                      std::min<int64_t>(panels, panel1 - p - panels));
-    }
-    if (kernels.tall && strips.count > 1 && panels == 2) {
-      kernels.tall(2 * (row1 - row0), job.quads, rows_at(row0), job.a_stride, job.scale_at, w,
-                   job.panel_bytes, sums, width, false, p + 4 <= panel1 ? w + 2 * job.panel_bytes : nullptr);
-      add_parts(job, sums, width, row0, row1 - row0, p);
-    } else {
-      int64_t row = row0;
-      for (int64_t i = 0; i < strips.count; ++i) {
-        const int height = strips.height(i);
-        kernels.tile[2 * height - 1][panels / 2](job.quads, rows_at(row), job.a_stride, job.scale_at, w,
-                                                 job.panel_bytes, sums, width, false,
-                                                 ahead_of(job, w, panels, i, p + panels < panel1));
+  const auto rows_at = [&](int64_t row) { return job.block + 2 * row * job.a_stride; };
+  const auto panel_at = [&](int64_t panel) { return job.w + panel * job.panel_bytes; };
+  for_panels(
+      job, Strips(row1 - row0, kernels.max_rows / 2), 2, row0, panel0, panel1,
+      [&](int64_t p, const std::byte* next) {
+        constexpr int64_t kWidth = 2 * kPanelColumns;
+        kernels.tall(2 * (row1 - row0), job.quads, rows_at(row0), job.a_stride, job.scale_at, panel_at(p),
+                     job.panel_bytes, sums, kWidth, false, next);
+        add_parts(job, sums, kWidth, row0, row1 - row0, p);
+        return true;
+      },
+      [&](int64_t row, int height, int64_t p, int panels, const std::byte* ahead) {
+        const int64_t width = panels * kPanelColumns;
+        kernels.tile[2 * height - 1][panels / 2](job.quads, rows_at(row), job.a_stride, job.scale_at,
+                                                 panel_at(p), job.panel_bytes, sums, width, false, ahead);
         add_parts(job, sums, width, row, height, p);
-        row += height;
-      }
-    }
-    p += panels;
-  }
+      });
 }
 
 }  // namespace
@@ -124,30 +137,19 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
                 accumulate == Accumulate::kYes};
   if (product.int16) {
     multiply_int16(job, row0, row1, panel0, panel1);
-    if (kernels.done) kernels.done();
-    return;
-  }
-  const Strips strips(row1 - row0, kernels.max_rows);
-  for (int64_t p = panel0; p < panel1;) {
-    const int panels = widest(kernels, strips.most(), panel1 - p);
-    if (strips.count == 1) {
-      prefetch_panels(job.w + (p + panels) * job.panel_bytes, job.panel_bytes,
-                      std::min<int64_t>(panels, panel1 - p - panels));
-    }
-    if (kernels.tall && strips.count > 1 && panels == 2 && (p + 2) * kPanelColumns <= w.n) {
-      const std::byte* at = job.w + p * job.panel_bytes;
-      kernels.tall(row1 - row0, job.quads, block + row0 * a_stride, a_stride, job.scale_at, at,
-                   job.panel_bytes, job.c + row0 * ldc + p * kPanelColumns, ldc, job.load_c,
-                   p + 4 <= panel1 ? at + 2 * job.panel_bytes : nullptr);
-      p += 2;
-      continue;
-    }
-    int64_t row = row0;
-    for (int64_t i = 0; i < strips.count; ++i) {
-      run_tile(job, row, strips.height(i), p, panels, i, p + panels < panel1);
-      row += strips.height(i);
-    }
-    p += panels;
+  } else {
+    for_panels(
+        job, Strips(row1 - row0, kernels.max_rows), 1, row0, panel0, panel1,
+        [&](int64_t p, const std::byte* next) {
+          if ((p + 2) * kPanelColumns > w.n) return false;
+          kernels.tall(row1 - row0, job.quads, block + row0 * a_stride, a_stride, job.scale_at,
+                       job.w + p * job.panel_bytes, job.panel_bytes, job.c + row0 * ldc + p * kPanelColumns,
+                       ldc, job.load_c, next);
+          return true;
+        },
+        [&](int64_t row, int height, int64_t p, int panels, const std::byte* ahead) {
+          run_tile(job, row, height, p, panels, ahead);
+        });
   }
   if (kernels.done) kernels.done();
 }

@@ -93,6 +93,14 @@ struct WeightOnlyKernels {
   void (*widen_i8)(int64_t quads, const std::byte* w, std::byte* out) = nullptr;
 };
 
+/// The largest magnitude in a row; NaN counts as the largest.
+float largest_magnitude(const float* in, int64_t count);
+/// A row's scale, largest / most, and 1 / scale; both 0 where that would overflow.
+struct RowScale {
+  float scale, inverse;
+};
+RowScale row_scale(float largest, int most);
+
 /// int8 · int8, exact. c [rows, 16 · panels] (+)= (float(Σ a·w) · scale of a's row) · scale of the column.
 /// a: rows of `quads` quads, a_stride bytes apart, each one's scale (f32) scale_at bytes after its begin;
 /// w: whole panels. Meanwhile as much from `ahead` on, of each panel panel_stride further, comes to the
