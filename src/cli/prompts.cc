@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "cli/flags.h"
 #include "cli/usage_error.h"
 
@@ -19,8 +20,7 @@ using json = nlohmann::ordered_json;  // the order of a message's keys shows in 
 Prompt text_prompt(const std::string& text, bool chat) {
   Prompt prompt;
   if (chat) {
-    prompt.messages_json = json::array({{{"role", "user"}, {"content", text}}})
-                               .dump(-1, ' ', false, json::error_handler_t::replace);
+    prompt.messages_json = json_text(json::array({{{"role", "user"}, {"content", text}}}));
   } else {
     prompt.text = text;
   }
@@ -40,7 +40,7 @@ std::vector<int32_t> ids_from_json(const json& value, const std::string& where) 
   for (const json& id : value) {
     if (!id.is_number_integer() || id < 0 || id > std::numeric_limits<int32_t>::max()) {
       bad_line(where, fmt::format("\"prompt_token_ids\" holds {}; expected token ids, 0 or more",
-                                  id.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 40)));
+                                  json_text(id, -1, true).substr(0, 40)));
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -50,7 +50,7 @@ std::vector<int32_t> ids_from_json(const json& value, const std::string& where) 
 }  // namespace
 
 Prompt parse_prompt_line(const std::string& line, const std::string& where, bool chat) {
-  json row = json::parse(line, nullptr, false);
+  json row = try_ordered_json(line);
   if (row.is_discarded() || !row.is_object()) bad_line(where, "not a JSON object");
   constexpr const char* kWays[] = {"prompt", "prompt_token_ids", "messages"};
   std::string way;
@@ -72,7 +72,7 @@ Prompt parse_prompt_line(const std::string& line, const std::string& where, bool
     if (!row[way].is_array() || row[way].empty()) {
       bad_line(where, "\"messages\" must be a list of {\"role\", \"content\"} that is not empty");
     }
-    prompt.messages_json = row[way].dump();
+    prompt.messages_json = json_text(row[way]);
   }
   return prompt;
 }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -22,7 +23,7 @@ std::string read_template(const std::string& path) {
 }
 
 std::string dump(const ordered_json& row) {
-  return row.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return json_text(row);
 }
 
 bool add_generation_prompt(const ordered_json& row, const std::string& where) {
@@ -55,7 +56,7 @@ const ChatTemplate& LineTokenizer::chat() {
 }
 
 std::string LineTokenizer::line(const std::string& json, const std::string& where) {
-  const ordered_json row = ordered_json::parse(json, nullptr, false);
+  const ordered_json row = try_ordered_json(json);
   if (row.is_discarded() || !row.is_object()) {
     throw Error(ErrorKind::kInvalidArgument, fmt::format("{}: not a JSON object", where));
   }
@@ -67,11 +68,11 @@ std::string LineTokenizer::line(const std::string& json, const std::string& wher
     ChatOptions how;
     how.add_generation_prompt = add_generation_prompt(row, where);
     how.escape_control_tokens = !options_.control_tokens_in_content;
-    const std::string tools = row.contains("tools") && !row["tools"].is_null() ? row["tools"].dump() : "";
+    const std::string tools = row.contains("tools") && !row["tools"].is_null() ? json_text(row["tools"]) : "";
     how.tools_json = tools;
     try {
       const ChatPrompt prompt =
-          encode_chat(*tokenizer_, chat().render(row["messages"].dump(), how, tokenizer_.get()), how);
+          encode_chat(*tokenizer_, chat().render(json_text(row["messages"]), how, tokenizer_.get()), how);
       return dump({{"text", prompt.text}, {"ids", prompt.ids}});
     } catch (const Error& error) {
       throw Error(error.kind(), fmt::format("{}: {}", where, error.what()));

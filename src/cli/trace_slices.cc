@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 
 namespace duet {
 namespace {
@@ -74,7 +75,7 @@ std::vector<TraceSlice> read_slices(const json& events, const std::string& file)
 }
 
 json parse_trace(std::string_view text, const std::string& file) {
-  json trace = json::parse(text.begin(), text.end(), nullptr, false);
+  json trace = try_json(text);
   if (trace.is_discarded()) bad(file, "not JSON; expected a trace that duet generate --trace wrote");
   if (!trace.is_object() || !trace.contains("traceEvents") || !trace["traceEvents"].is_array()) {
     bad(file, "no Chrome trace: \"traceEvents\" is missing");

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "cli/bench_room.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -188,7 +189,7 @@ int verb_bench_engine(const Flags& flags, const CliContext& context) {
                     {"runs", rates}});
   }
   if (json) {
-    json->stream() << rows.dump(2) << '\n';
+    json->stream() << json_text(rows, 2) << '\n';
     json->commit();
   }
   return kExitOk;

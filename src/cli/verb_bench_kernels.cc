@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "base/json_text.h"
 #include "cli/bench_overlap.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -151,7 +152,7 @@ int verb_bench_kernels(const Flags& flags, const CliContext& context) {
     rows.push_back(row);
   }
   if (json) {
-    json->stream() << rows.dump(2) << '\n';
+    json->stream() << json_text(rows, 2) << '\n';
     json->commit();
   }
   if (!right) context.err << "a result differs from its oracle by more than rounding allows\n";

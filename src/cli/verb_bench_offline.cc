@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/load_options.h"
@@ -40,7 +41,7 @@ std::unique_ptr<OutputFile> json_file(const Flags& flags, const CliContext& cont
 }
 
 void write(OutputFile& file, const ordered_json& json) {
-  file.stream() << json.dump(2) << '\n';
+  file.stream() << json_text(json, 2) << '\n';
   file.commit();
 }
 

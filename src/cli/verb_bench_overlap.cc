@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "base/json_text.h"
 #include "cli/bench_overlap.h"
 #include "cli/bench_room.h"
 #include "cli/cli.h"
@@ -278,7 +279,7 @@ int verb_bench_overlap(const Flags& flags, const CliContext& context) {
   }
   if (flags.given("trace")) group->write_trace(flags.text("trace"));
   if (json) {
-    json->stream() << cases.dump(2) << '\n';
+    json->stream() << json_text(cases, 2) << '\n';
     json->commit();
   }
   if (!exact) context.err << "duet bench overlap: logits differ between off and on\n";

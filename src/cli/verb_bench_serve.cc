@@ -10,6 +10,7 @@
 #include <ostream>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/load_options.h"
@@ -176,7 +177,7 @@ int verb_bench_serve(const Flags& flags, const CliContext& context) {
   report.figures = load_figures(run, percentiles, goodput);
   context.out << load_table(report) << std::flush;
   if (file) {
-    file->stream() << load_json(report, run, flags.boolean("save-detailed")).dump(2) << '\n';
+    file->stream() << json_text(load_json(report, run, flags.boolean("save-detailed")), 2) << '\n';
     file->commit();
   }
   if (report.figures.failed == 0) return kExitOk;

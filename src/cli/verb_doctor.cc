@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/launch.h"
@@ -123,8 +124,7 @@ ordered_json mpi_link(const std::vector<std::string>& command) {
   while (fgets(buffer.data(), static_cast<int>(buffer.size()), pipe.get())) text += buffer.data();
   const size_t begin = text.find("{\"latency_us\"");
   if (begin != std::string::npos) {
-    ordered_json figures =
-        ordered_json::parse(text.substr(begin, text.find('}', begin) - begin + 1), nullptr, false);
+    ordered_json figures = try_ordered_json(text.substr(begin, text.find('}', begin) - begin + 1));
     if (!figures.is_discarded()) return figures;
   }
   return {{"error", text.empty() ? "mpirun printed nothing" : text.substr(0, 400)}};
@@ -255,7 +255,7 @@ int verb_doctor(const Flags& flags, const CliContext& context) {
   const ordered_json facts = examine(flags, context);
   if (flags.given("json")) {
     OutputFile file(flags.text("json"), context.out);
-    file.stream() << facts.dump(2) << '\n';
+    file.stream() << json_text(facts, 2) << '\n';
     file.commit();
     if (flags.text("json") == "-") return kExitOk;
   }

@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/options.h"
@@ -44,7 +45,7 @@ void write_lines(const RequestOutput& output, bool with_index, bool with_logprob
     row["token_ids"] = completion.token_ids;
     row["finish_reason"] = completion.finish_reason;
     if (with_logprobs) row["logprobs"] = logprobs_json(completion);
-    out << row.dump(-1, ' ', false, ordered_json::error_handler_t::replace) << '\n';
+    out << json_text(row) << '\n';
   }
 }
 
@@ -141,7 +142,7 @@ int verb_generate(const Flags& flags, const CliContext& context) {
     report["requests"] = prompts.size();
     report["load_seconds"] = static_cast<double>(loaded - start) * 1e-9;
     report["generate_seconds"] = static_cast<double>(done - loaded) * 1e-9;
-    files.report->stream() << report.dump(2) << '\n';
+    files.report->stream() << json_text(report, 2) << '\n';
     files.report->commit();
   }
   return kExitOk;

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/inspect.h"
@@ -15,7 +16,7 @@ int verb_inspect(const Flags& flags, const CliContext& context) {
   const nlohmann::ordered_json facts = inspect_json(llm_options(flags));
   if (flags.given("json")) {
     OutputFile file(flags.text("json"), context.out);
-    file.stream() << facts.dump(2) << '\n';
+    file.stream() << json_text(facts, 2) << '\n';
     file.commit();
     if (flags.text("json") == "-") return kExitOk;
   }

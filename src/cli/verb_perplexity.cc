@@ -9,6 +9,7 @@
 #include <ostream>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/options.h"
@@ -125,7 +126,7 @@ int verb_eval_perplexity(const Flags& flags, const CliContext& context) {
                                          {"tokens_per_second", rate}};
   if (flags.given("json")) {
     OutputFile file(flags.text("json"), context.out);
-    file.stream() << report.dump(2) << '\n';
+    file.stream() << json_text(report, 2) << '\n';
     file.commit();
     if (flags.text("json") == "-") return kExitOk;
   }

@@ -8,6 +8,7 @@
 #include <ostream>
 
 #include "base/clock.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "cli/end_signals.h"
@@ -26,7 +27,7 @@ namespace {
 
 std::vector<std::string> origins_of(const Flags& flags) {
   const std::string text = flags.text("allowed-origins");
-  const auto array = nlohmann::json::parse(text, nullptr, false);
+  const auto array = try_json(text);
   std::vector<std::string> origins;
   if (array.is_array()) {
     for (const auto& origin : array) {

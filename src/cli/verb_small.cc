@@ -5,6 +5,7 @@
 #include <ostream>
 
 #include "base/cpu.h"
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/output_file.h"
@@ -32,7 +33,7 @@ int verb_trace_summary(const Flags& flags, const CliContext& context) {
   const TraceSummary summary = summarize_trace_file(flags.positional());
   if (flags.given("json")) {
     OutputFile file(flags.text("json"), context.out);
-    file.stream() << to_json(summary).dump(2) << '\n';
+    file.stream() << json_text(to_json(summary), 2) << '\n';
     file.commit();
     if (flags.text("json") == "-") return kExitOk;
   }

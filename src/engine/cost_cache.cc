@@ -13,6 +13,7 @@
 
 #include "base/cpu.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "base/log.h"
 
 namespace duet {
@@ -89,7 +90,7 @@ std::string cost_key(const RankOptions& o, const ModelInfo& info, const std::vec
               // A table measured with smaller steps knows less.
               {"largest_step", {o.max_batched_tokens, o.max_logits_rows, info.kv_blocks * info.block_size}}};
   if (o.link) key["link"] = {o.link->bytes_per_second, o.link->latency_ns};
-  return key.dump();
+  return json_text(key);
 }
 
 CostCache::CostCache(const std::string& directory, std::string key) : key_(std::move(key)) {
@@ -104,7 +105,7 @@ std::optional<std::string> CostCache::read() const {
   std::ifstream in(file_, std::ios::binary);
   if (!in) return std::nullopt;
   const std::string text((std::istreambuf_iterator<char>(in)), {});
-  const Json j = Json::parse(text, nullptr, false);
+  const Json j = try_json(text);
   const auto unusable = [&](const std::string& why) {
     log_info("step costs of {}: {}; measured anew", file_, why);
     return std::nullopt;
@@ -112,11 +113,11 @@ std::optional<std::string> CostCache::read() const {
   if (!j.is_object() || j.value("format", Json()) != kFormat || !j.contains("costs") ||
       !j.value("measured_at", Json()).is_number_integer())
     return unusable("not a file of costs");
-  if (j.value("key", Json()) != Json::parse(key_)) return unusable("of another machine or model");
+  if (j.value("key", Json()) != read_json(key_)) return unusable("of another machine or model");
   const int64_t age = seconds_now() - j["measured_at"].get<int64_t>();
   if (age > kMaxAgeSeconds || age < -24 * 3600) return unusable(fmt::format("{} days old", age / 86400));
   log_info("step costs for --dbo from {}, measured {:.1f} hours ago", file_, static_cast<double>(age) / 3600);
-  return j["costs"].dump();
+  return json_text(j["costs"]);
 }
 
 void CostCache::write(const std::string& costs) const {
@@ -127,11 +128,11 @@ void CostCache::write(const std::string& costs) const {
   const std::string temporary = fmt::format("{}.{}", file_, getpid());
   {
     std::ofstream out(temporary, std::ios::binary);
-    out << Json{{"format", kFormat},
-                {"key", Json::parse(key_)},
-                {"measured_at", seconds_now()},
-                {"costs", Json::parse(costs)}}
-               .dump(1);
+    out << json_text(Json{{"format", kFormat},
+                          {"key", read_json(key_)},
+                          {"measured_at", seconds_now()},
+                          {"costs", read_json(costs)}},
+                     1);
     out.close();
     if (!out) error = std::make_error_code(std::errc::io_error);
   }

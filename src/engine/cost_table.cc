@@ -5,6 +5,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
+
 namespace duet {
 
 namespace {
@@ -280,20 +282,20 @@ CostCurve curve_of(const nlohmann::json& points, double least = 0) {
 std::string CostTable::dump(const StageKinds& kinds) const {
   nlohmann::json curves;
   for (size_t k = 0; k < curves_.size(); ++k) curves[kinds.kinds()[k].name] = curve_json(curves_[k]);
-  return nlohmann::json{{"version", 3},
-                        {"curves", curves},
-                        {"attention", attention_.coefficients()},
-                        {"stolen", curve_json(stolen_)},
-                        {"delay", curve_json(delay_)},
-                        {"warmth", curve_json(warmth_)},
-                        {"drag", {curve_json(drag_[0]), curve_json(drag_[1])}}}
-      .dump(1);
+  return json_text(nlohmann::json{{"version", 3},
+                                  {"curves", curves},
+                                  {"attention", attention_.coefficients()},
+                                  {"stolen", curve_json(stolen_)},
+                                  {"delay", curve_json(delay_)},
+                                  {"warmth", curve_json(warmth_)},
+                                  {"drag", {curve_json(drag_[0]), curve_json(drag_[1])}}},
+                   1);
 }
 
 bool CostTable::load(const std::string& text, const StageKinds& kinds) {
   CostTable table;
   try {
-    const nlohmann::json j = nlohmann::json::parse(text);
+    const nlohmann::json j = read_json(text);
     if (j.at("version") != 3 || j.at("curves").size() != kinds.kinds().size()) return false;
     for (const StageKinds::Kind& kind : kinds.kinds())
       table.curves_.push_back(curve_of(j.at("curves").at(kind.name)));

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "load/config_families.h"
 
 namespace duet {
@@ -231,8 +232,7 @@ ModelConfig parse_config(std::string_view text, const std::string& file_name) {
   c.architecture = parse_architecture(fields);
   c.dtype = parse_dtype(fields);
   if (const json* quant = fields.find("quantization_config")) {
-    c.quant =
-        parse_quantization_config(quant->dump(-1, ' ', false, json::error_handler_t::replace), file_name);
+    c.quant = parse_quantization_config(json_text(*quant), file_name);
   }
 
   c.vocab_size = fields.integer("vocab_size", 1, kMaxVocab);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/json_text.h"
 
 namespace duet {
 
@@ -55,7 +56,7 @@ std::string describe(const json& value) {
                        value.size() == 1 ? "entry" : "entries");
   }
   if (value.is_discarded() || value.is_binary()) return value.type_name();
-  return cut(value.dump(-1, ' ', false, json::error_handler_t::replace));
+  return cut(json_text(value));
 }
 
 json parse_json(std::string_view text, const std::string& file_name, JsonKeys keys) {

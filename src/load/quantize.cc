@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "load/checkpoint.h"
 #include "load/config.h"
@@ -176,11 +177,11 @@ ordered_json int8_scheme(const char* strategy, bool dynamic) {
 
 /// config.json of the new directory: everything as it was but the quantisation.
 std::string new_config(const std::string& path, const ModelConfig& config, QuantScheme scheme) {
-  ordered_json root = ordered_json::parse(read_text_file(path, kMaxConfigBytes));
+  ordered_json root = read_ordered_json(read_text_file(path, kMaxConfigBytes));
   root.erase("quantization_config");
   if (scheme == QuantScheme::kBf16) {
     root[root.contains("dtype") ? "dtype" : "torch_dtype"] = "bfloat16";
-    return root.dump(2) + "\n";
+    return json_text(root, 2) + "\n";
   }
   ordered_json ignore = ordered_json::array({"lm_head"});
   for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
@@ -200,7 +201,7 @@ std::string new_config(const std::string& path, const ModelConfig& config, Quant
                                      {"output_activations", nullptr}}}}},
                                  {"kv_cache_scheme", nullptr},
                                  {"global_compression_ratio", nullptr}};
-  return root.dump(2) + "\n";
+  return json_text(root, 2) + "\n";
 }
 
 void write_text(const fs::path& path, const std::string& text) {
@@ -310,7 +311,7 @@ QuantizeResult quantize_checkpoint(const std::string& model, const std::string& 
   result.files = static_cast<int>(shards.size());
   if (shards.size() > 1) {
     index["metadata"]["total_size"] = result.bytes_after;
-    write_text(to / "model.safetensors.index.json", index.dump(2) + "\n");
+    write_text(to / "model.safetensors.index.json", json_text(index, 2) + "\n");
   }
   copy_other_files(model, to);
   write_text(to / "config.json", new_config((fs::path(model) / "config.json").string(), config, scheme));

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
@@ -131,7 +132,7 @@ int64_t count_tokens(const Tokenizer& tokenizer, const std::string& text) {
 
 std::vector<LoadRequest> sharegpt(const DatasetOptions& o, const Tokenizer& tokenizer) {
   std::ifstream file = open_file(o);
-  json all = json::parse(file, nullptr, false);
+  json all = try_json(std::move(file));
   if (!all.is_array())
     throw Error(
         ErrorKind::kCorrupt,
@@ -173,7 +174,7 @@ std::vector<LoadRequest> custom(const DatasetOptions& o, const Tokenizer* tokeni
   for (std::string line; std::getline(file, line);) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const json entry = json::parse(line, nullptr, false);
+    const json entry = try_json(line);
     if (!entry.is_object() || !entry.contains("prompt") || !entry["prompt"].is_string())
       throw Error(ErrorKind::kCorrupt,
                   fmt::format("{}:{}: expected an object with \"prompt\"", o.path, number));

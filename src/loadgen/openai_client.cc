@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json_text.h"
 
 namespace duet {
 
@@ -36,7 +37,7 @@ std::string body_of(const OpenAiTarget& target, const LoadRequest& request) {
   if (target.ignore_eos) body["ignore_eos"] = true;
   body["stream"] = true;
   body["stream_options"] = {{"include_usage", true}};
-  return body.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json_text(body);
 }
 
 double seconds(int64_t ns) {
@@ -73,13 +74,14 @@ class EventReader {
       done_ = true;
       return;
     }
-    const Json json = Json::parse(data, nullptr, false);
+    const Json json = try_ordered_json(data);
     if (!json.is_object()) {
       result_.error = fmt::format("an event that is no JSON: {}", data.substr(0, 200));
       return;
     }
     if (json.contains("error")) {
-      result_.error = json["error"].is_object() ? text_field(json["error"], "message") : json["error"].dump();
+      result_.error =
+          json["error"].is_object() ? text_field(json["error"], "message") : json_text(json["error"]);
       if (result_.error.empty()) result_.error = "the server reported an error in the stream";
       return;
     }
@@ -118,7 +120,7 @@ class EventReader {
 };
 
 std::string error_text(int status, const std::string& body) {
-  const Json json = Json::parse(body, nullptr, false);
+  const Json json = try_ordered_json(body);
   if (json.is_object() && json.contains("error") && json["error"].is_object()) {
     const std::string message = text_field(json["error"], "message");
     if (!message.empty()) return fmt::format("HTTP {}: {}", status, message);
@@ -175,7 +177,7 @@ ServedModel first_model(const OpenAiTarget& target) {
   std::string body;
   const int status = http_call(call, [&](int, std::string_view piece) { body += piece; });
   if (status != 200) throw Error(ErrorKind::kPeer, "GET /v1/models: " + error_text(status, body));
-  const Json json = Json::parse(body, nullptr, false);
+  const Json json = try_ordered_json(body);
   const bool any = json.is_object() && json.contains("data") && json["data"].is_array() &&
                    !json["data"].empty() && json["data"][0].is_object();
   if (!any) throw Error(ErrorKind::kPeer, "GET /v1/models lists no model; give --model");

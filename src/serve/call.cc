@@ -5,6 +5,7 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "serve/api_error.h"
 #include "serve/fields.h"
 
@@ -23,7 +24,7 @@ void read_logit_bias(Fields& fields, SamplingParams& sampling) {
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
     if (error != std::errc() || end != key.data() + key.size() || !value.is_number())
       bad_field("logit_bias", fmt::format("logit_bias has \"{}\": {}; expected a token id and a number", key,
-                                          dump_json(value)));
+                                          json_text(value)));
     sampling.logit_bias.emplace_back(id, value.get<double>());
   }
 }
@@ -169,7 +170,7 @@ std::string parse_messages(const Json& messages) {
     if (role == "developer") copy["role"] = "system";  // OpenAI's newer word for it
     out.push_back(std::move(copy));
   }
-  return dump_json(out);
+  return json_text(out);
 }
 
 Call parse_completion(const Json& body, const CallLimits& limits) {
@@ -211,7 +212,7 @@ Call parse_chat(const Json& body, const CallLimits& limits) {
   prompt.add_generation_prompt = f.boolean("add_generation_prompt").value_or(true);
   if (const Json* variables = f.get("chat_template_kwargs")) {
     if (!variables->is_object()) bad_field("chat_template_kwargs", "chat_template_kwargs must be an object");
-    prompt.template_variables_json = dump_json(*variables);
+    prompt.template_variables_json = json_text(*variables);
   }
   call.prompts.push_back(std::move(prompt));
   read_sampling(f, call, limits);

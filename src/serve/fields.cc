@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "serve/api_error.h"
 
 namespace duet {
@@ -17,7 +18,7 @@ namespace {
 constexpr int kMaxNesting = 64;
 
 std::string shown(const Json& value) {
-  std::string text = dump_json(value);
+  std::string text = json_text(value);
   if (text.size() > 80) text = text.substr(0, 77) + "...";
   return text;
 }
@@ -139,10 +140,6 @@ Json parse_body(const std::string& body) {
     if (text.size() > 300) text.resize(300);
     throw ApiError(400, fmt::format("the body is not JSON: {}", text));
   }
-}
-
-std::string dump_json(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace duet

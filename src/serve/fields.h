@@ -49,8 +49,6 @@ class Fields {
 
 /// The body of a request; throws ApiError(400) with the place where it is no JSON.
 nlohmann::ordered_json parse_body(const std::string& body);
-/// Text as JSON, with U+FFFD for what is no UTF-8.
-std::string dump_json(const nlohmann::ordered_json& value);
 std::vector<int32_t> token_ids_of(const nlohmann::ordered_json& value, const std::string& field);
 
 }  // namespace duet

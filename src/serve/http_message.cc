@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
+
 namespace duet {
 
 const std::string* HttpRequest::header(std::string_view name) const {
@@ -85,8 +87,7 @@ std::string error_body(int status, std::string_view message, std::string_view ty
   error["type"] = type.empty() ? error_type(status) : type;
   error["param"] = param.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(param);
   error["code"] = status;
-  return nlohmann::ordered_json{{"error", std::move(error)}}.dump(
-      -1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json_text(nlohmann::ordered_json{{"error", std::move(error)}});
 }
 
 }  // namespace duet

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "serve/api_error.h"
 #include "serve/fields.h"
 #include "text/utf8.h"
@@ -168,7 +169,7 @@ void Reply::note_metrics(size_t prompt, Choice& choice, const Delta& delta) {
 }
 
 void Reply::event(const Json& json) {
-  exchange_->send("data: " + dump_json(json) + "\n\n");
+  exchange_->send("data: " + json_text(json) + "\n\n");
 }
 
 void Reply::stream_delta(size_t prompt, size_t index, Delta& delta) {
@@ -294,7 +295,7 @@ void Reply::finish() {
     for (size_t i = 0; i < choices_.size(); ++i) json["choices"].push_back(whole_choice(i));
     json["usage"] = usage();
     if (call_.prompt_logprobs >= 0 && call_.chat) json["prompt_logprobs"] = prompt_logprobs_json(0);
-    exchange_->respond(200, "application/json", dump_json(json));
+    exchange_->respond(200, "application/json", json_text(json));
     return;
   }
   if (call_.include_usage) {

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json_text.h"
 #include "serve/api_error.h"
 #include "serve/fields.h"
 #include "serve/page.h"
@@ -173,7 +174,7 @@ bool Server::answer_get(const std::shared_ptr<Exchange>& exchange) {
     if (stopping_) throw ApiError(503, "the server is shutting down");
     exchange->respond(200, kJson, "{}");
   } else if (path == "/version") {
-    exchange->respond(200, kJson, dump_json({{"version", options_.version}}));
+    exchange->respond(200, kJson, json_text(Json{{"version", options_.version}}));
   } else if (path == "/metrics") {
     exchange->respond(200, "text/plain; version=0.0.4; charset=utf-8",
                       metrics_.text(thread_->load(), steps_.sums(), http_->connections(), live_));
@@ -185,9 +186,9 @@ bool Server::answer_get(const std::shared_ptr<Exchange>& exchange) {
     exchange->respond(200, kJson, models());
   } else if (path.starts_with("/v1/models/")) {
     const std::string name = checked_model(path.substr(11));
-    const Json all = Json::parse(models());
+    const Json all = read_ordered_json(models());
     for (const Json& model : all["data"]) {
-      if (model["id"] == name) exchange->respond(200, kJson, dump_json(model));
+      if (model["id"] == name) exchange->respond(200, kJson, json_text(model));
     }
   } else {
     return false;
@@ -263,7 +264,7 @@ std::string Server::models() const {
     model["max_model_len"] = engine_.info().max_model_len;
     data.push_back(std::move(model));
   }
-  return dump_json({{"object", "list"}, {"data", std::move(data)}});
+  return json_text(Json{{"object", "list"}, {"data", std::move(data)}});
 }
 
 std::string Server::tokenize(const std::string& text) const {
@@ -297,7 +298,7 @@ std::string Server::tokenize(const std::string& text) const {
     json["token_strs"] = Json::array();
     for (const int32_t id : ids) json["token_strs"].push_back(engine_.text()->token_bytes(id));
   }
-  return dump_json(json);
+  return json_text(json);
 }
 
 std::string Server::detokenize(const std::string& text) const {
@@ -308,7 +309,7 @@ std::string Server::detokenize(const std::string& text) const {
   const std::vector<int32_t> ids = f.token_ids("tokens");
   f.finish("/detokenize");
   if (!engine_.text()) throw ApiError(400, "the tokenizer was not loaded");
-  return dump_json({{"prompt", engine_.text()->decode(ids, false)}});
+  return json_text(Json{{"prompt", engine_.text()->decode(ids, false)}});
 }
 
 }  // namespace duet

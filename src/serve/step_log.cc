@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "overlap/program.h"
 
 namespace duet {
@@ -80,7 +81,7 @@ std::string StepLog::json() const {
     }
     list.push_back(std::move(json));
   }
-  return Json{{"steps", std::move(list)}}.dump();
+  return json_text(Json{{"steps", std::move(list)}});
 }
 
 }  // namespace duet

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "text/bpe.h"
 #include "text/json_read.h"
 #include "text/utf8.h"
@@ -13,9 +14,8 @@ namespace {
 
 void refuse(const nlohmann::json& json, const char* key, bool supported) {
   if (supported) return;
-  throw Error(ErrorKind::kUnsupported,
-              fmt::format("tokenizer.json: model.{} = {} is not supported", key,
-                          member(json, key).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  throw Error(ErrorKind::kUnsupported, fmt::format("tokenizer.json: model.{} = {} is not supported", key,
+                                                   json_text(member(json, key))));
 }
 
 bool is_empty(const nlohmann::json& value) {
@@ -65,8 +65,9 @@ Bpe Bpe::parse(const nlohmann::json& json, bool byte_level) {
   // Files before 2022 have no model.type; "BPE" is then told by the presence of merges.
   const nlohmann::json& type = member(json, "type");
   if (type.is_null() ? !json.contains("merges") : type != "BPE") {
-    throw Error(ErrorKind::kUnsupported,
-                fmt::format("tokenizer.json: model.type {} is not supported, only \"BPE\" is", type.dump()));
+    throw Error(
+        ErrorKind::kUnsupported,
+        fmt::format("tokenizer.json: model.type {} is not supported, only \"BPE\" is", json_text(type)));
   }
   const nlohmann::json& dropout = member(json, "dropout");
   refuse(json, "dropout", dropout.is_null() || dropout == 0);
@@ -145,7 +146,7 @@ void Bpe::parse_merges(const nlohmann::json& json) {
       throw Error(
           ErrorKind::kCorrupt,
           fmt::format("tokenizer.json: model.merges[{}] should be \"a b\" or [\"a\", \"b\"], found {}", rank,
-                      entry.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+                      json_text(entry)));
     }
     whole.assign(left).append(right);
     const auto a = vocab_.find(left), b = vocab_.find(right), ab = vocab_.find(whole);

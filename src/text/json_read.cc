@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 
 namespace duet {
 
@@ -42,7 +43,7 @@ nlohmann::json parse_json(std::string_view text, const std::string& file) {
     }
   }
   try {
-    return nlohmann::json::parse(text.begin(), text.end());
+    return read_json(text);
   } catch (const nlohmann::json::exception& e) {
     throw Error(ErrorKind::kCorrupt, fmt::format("{}: not valid JSON: {}", file, e.what()));
   }
@@ -86,9 +87,8 @@ int read_id(const nlohmann::json& value, const std::string& path) {
     const int64_t id = huge ? -1 : value.get<int64_t>();
     if (id >= 0 && id < kMaxId) return static_cast<int>(id);
   }
-  throw Error(ErrorKind::kCorrupt,
-              fmt::format("tokenizer.json: {} should be a token id below {}, found {}", path, kMaxId,
-                          value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {} should be a token id below {}, found {}",
+                                               path, kMaxId, json_text(value)));
 }
 
 }  // namespace duet

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "cli/output_file.h"
 #include "cli/progress.h"
 #include "cli/prompts.h"
@@ -53,7 +54,7 @@ TEST(Prompts, TextHasOnePerLineAndChatWrapsIt) {
   EXPECT_EQ(plain[1].text, "  two");
   const std::vector<Prompt> chat = read_prompts(path, true);
   EXPECT_EQ(chat[2].text, "");
-  EXPECT_EQ(json::parse(chat[2].messages_json), json::parse(R"([{"role": "user", "content": "three"}])"));
+  EXPECT_EQ(read_json(chat[2].messages_json), read_json(R"([{"role": "user", "content": "three"}])"));
 }
 
 TEST(Prompts, BadLinesAreNamedByNumber) {
@@ -123,7 +124,7 @@ TEST(OutputFile, FullDiskIsAnError) {
 
 std::vector<json> json_lines(const std::string& path) {
   std::vector<json> rows;
-  for (const std::string& line : lines_of(read_all(path))) rows.push_back(json::parse(line));
+  for (const std::string& line : lines_of(read_all(path))) rows.push_back(read_json(line));
   return rows;
 }
 
@@ -171,7 +172,7 @@ TEST(Tokenize, FlagsAct) {
     const CliRun result = run(args);
     EXPECT_EQ(result.code, 0) << result.err;
     std::vector<json> lines;
-    for (const std::string& line : lines_of(result.out)) lines.push_back(json::parse(line));
+    for (const std::string& line : lines_of(result.out)) lines.push_back(read_json(line));
     return lines;
   };
   const std::vector<json> plain = rows("");
@@ -237,22 +238,22 @@ TEST(Trace, AddsUp) {
 }
 
 TEST(Trace, WithoutWaitsTheGapsCount) {
-  json trace = json::parse(kTrace);
+  json trace = read_json(kTrace);
   for (json& event : trace["traceEvents"]) {
     if (event["ph"] == "X") event["args"].erase("wait_us");
   }
-  EXPECT_DOUBLE_EQ(summarize_trace(trace.dump(), "t").per_rank[0].exposed_ms, 0.004);
+  EXPECT_DOUBLE_EQ(summarize_trace(json_text(trace), "t").per_rank[0].exposed_ms, 0.004);
   for (json& event : trace["traceEvents"]) {
     if (event["ph"] == "X") event["args"]["schedule"] = "sequential";
   }
-  EXPECT_EQ(summarize_trace(trace.dump(), "t").steps_overlapped, 0);
-  EXPECT_EQ(summarize_trace(trace.dump(), "t").steps, 1);
+  EXPECT_EQ(summarize_trace(json_text(trace), "t").steps_overlapped, 0);
+  EXPECT_EQ(summarize_trace(json_text(trace), "t").steps, 1);
 }
 
 TEST(Trace, ExpertLoadsOfRanks) {
-  json trace = json::parse(kTrace);
-  EXPECT_EQ(summarize_trace(trace.dump(), "t").expert_skew, 0);
-  EXPECT_THAT(to_text(summarize_trace(trace.dump(), "t")), testing::Not(HasSubstr("expert load")));
+  json trace = read_json(kTrace);
+  EXPECT_EQ(summarize_trace(json_text(trace), "t").expert_skew, 0);
+  EXPECT_THAT(to_text(summarize_trace(json_text(trace), "t")), testing::Not(HasSubstr("expert load")));
   const auto add = [&](int rank, int layer, int64_t pairs) {
     trace["traceEvents"].push_back(
         {{"ph", "X"},
@@ -267,7 +268,7 @@ TEST(Trace, ExpertLoadsOfRanks) {
   add(1, 1, 10);
   add(0, 2, 0);
   add(1, 2, 40);
-  const TraceSummary s = summarize_trace(trace.dump(), "t");
+  const TraceSummary s = summarize_trace(json_text(trace), "t");
   EXPECT_DOUBLE_EQ(s.expert_skew, 50.0 / 40);
   EXPECT_DOUBLE_EQ(s.worst_expert_skew, 2);
   EXPECT_EQ(s.worst_expert_layer, 2);
@@ -280,7 +281,7 @@ TEST(Trace, VerbPrintsAndWritesJson) {
   const CliRun text = run({"trace", "summary", path, "--json", dir.file("s.json")});
   EXPECT_EQ(text.code, 0) << text.err;
   EXPECT_THAT(text.out, AllOf(HasSubstr("attn_reduce"), HasSubstr("hidden share"), HasSubstr("exposed")));
-  const json summary = json::parse(read_all(dir.file("s.json")));
+  const json summary = read_json(read_all(dir.file("s.json")));
   EXPECT_DOUBLE_EQ(summary["comm_ms"].get<double>(), 0.014);
   EXPECT_EQ(run({"trace", "sumary", path}).code, kExitUsage);
   EXPECT_THAT(run({"trace", "sumary", path}).err, HasSubstr("Did you mean trace summary?"));

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "cli/cli.h"
 #include "run_cli.h"
 
@@ -40,7 +41,7 @@ json perplexity(const std::string& model, const std::vector<std::string>& flags)
   args.insert(args.end(), flags.begin(), flags.end());
   const CliRun result = run(args);
   EXPECT_EQ(result.code, 0) << result.err;
-  return result.code == 0 ? json::parse(result.out) : json();
+  return result.code == 0 ? read_json(result.out) : json();
 }
 
 TEST(Perplexity, IsThePublishedOneAndInt8LosesLittle) {
@@ -85,7 +86,7 @@ TEST(BenchEngine, CountsEveryCase) {
   const CliRun result = run({"bench", "engine", kKjv, "--prompt-tokens", "40", "--gen-tokens", "3", "--batch",
                              "1,3", "--context", "10", "--repeats", "2", "-q", "w8a8", "--json", "-"});
   ASSERT_EQ(result.code, 0) << result.err;
-  const json rows = json::parse(result.out);
+  const json rows = read_json(result.out);
   ASSERT_EQ(rows.size(), 3);
   EXPECT_EQ(rows[0]["phase"], "prefill");
   EXPECT_EQ(rows[2]["batch"], 3);

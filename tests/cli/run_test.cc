@@ -6,6 +6,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "cli/inspect.h"
 #include "load/checkpoint.h"
 #include "load/config.h"
@@ -32,12 +33,12 @@ std::vector<std::string> with_limits(std::vector<std::string> args) {
 
 std::vector<json> rows_of(const std::string& text) {
   std::vector<json> rows;
-  for (const std::string& line : lines_of(text)) rows.push_back(json::parse(line));
+  for (const std::string& line : lines_of(text)) rows.push_back(read_json(line));
   return rows;
 }
 
 json golden_row(size_t index) {
-  return json::parse(read_all(std::string(kKjv) + "/golden.json"))["rows"][index];
+  return read_json(read_all(std::string(kKjv) + "/golden.json"))["rows"][index];
 }
 
 // Tokens that float32 rounding cannot change: those before the first small margin.
@@ -77,7 +78,7 @@ TEST(Generate, GoldenContinuationOnOneAndTwoRanks) {
     EXPECT_EQ(result.out, "");
     EXPECT_THAT(result.err, AllOf(HasSubstr("prefill"),
                                   HasSubstr(std::string(ranks) == "1" ? "one rank" : "hidden share")));
-    const json report = json::parse(read_all(dir.file("r.json")));
+    const json report = read_json(read_all(dir.file("r.json")));
     EXPECT_EQ(report["prefill_tokens"], golden_row(0)["prompt_token_ids"].size());
     EXPECT_EQ(report["requests"], 1);
     EXPECT_EQ(report["steps_overlapped"], 0);
@@ -143,10 +144,10 @@ TEST(Generate, OverlapChangesNothingButIsThere) {
                                            dir.file("t.json")}));
     ASSERT_EQ(result.code, 0) << result.err;
     texts[on] = read_all(dir.file("o.jsonl"));
-    EXPECT_EQ(json::parse(read_all(dir.file("r.json")))["steps_overlapped"] > 0, on);
+    EXPECT_EQ(read_json(read_all(dir.file("r.json")))["steps_overlapped"] > 0, on);
     const CliRun summary = run({"trace", "summary", dir.file("t.json"), "--json", "-"});
     ASSERT_EQ(summary.code, 0) << summary.err;
-    const json trace = json::parse(summary.out);
+    const json trace = read_json(summary.out);
     EXPECT_EQ(trace["ranks"], 2);
     EXPECT_EQ(trace["steps_overlapped"] > 0, on);
   }
@@ -170,9 +171,9 @@ TEST(Generate, ReadableOutputAndNoTokenizer) {
 
 TEST(Logits, GoldenAndBitIdenticalUnderEverySplit) {
   const TempDir dir;
-  const json golden = json::parse(read_all(std::string(kTiny) + "/golden.json"));
+  const json golden = read_json(read_all(std::string(kTiny) + "/golden.json"));
   std::string lines;
-  for (size_t i = 0; i < 2; ++i) lines += json{{"prompt_token_ids", golden["prompts"][i]}}.dump() + "\n";
+  for (size_t i = 0; i < 2; ++i) lines += json_text(json{{"prompt_token_ids", golden["prompts"][i]}}) + "\n";
   const std::string input = dir.write("p.jsonl", lines);
   const auto logits = [&](const std::string& name, std::vector<std::string> extra) {
     std::vector<std::string> args{"logits",       kTiny,     "--prompts", input,          "--output",
@@ -232,7 +233,7 @@ TEST(Inspect, ShowsAModelAndAConfigAlone) {
                               HasSubstr("KV cache"), HasSubstr("one of 2 ranks"), HasSubstr("BF16")));
   const CliRun config = run({"inspect", DUET_MODELS "/configs/deepseek-678m.json", "--json", "-"});
   ASSERT_EQ(config.code, 0) << config.err;
-  const json facts = json::parse(config.out);
+  const json facts = read_json(config.out);
   EXPECT_TRUE(facts["checkpoint"].is_null());
   EXPECT_GT(facts["parameters"]["total"], 600'000'000);
   EXPECT_LT(facts["parameters"]["active_per_token"], facts["parameters"]["total"]);
@@ -252,7 +253,7 @@ TEST(Quantised, CheckpointsAndFlagsRun) {
     args.insert(args.end(), flags.begin(), flags.end());
     const CliRun result = run(args);
     EXPECT_EQ(result.code, 0) << result.err;
-    return json::parse(result.out)["per_rank"]["weights"].get<int64_t>();
+    return read_json(result.out)["per_rank"]["weights"].get<int64_t>();
   };
   EXPECT_THAT(run({"inspect", golden + "v3-tiny-fp8"}).out, HasSubstr("fp8, 128 x 128 blocks"));
   EXPECT_THAT(run({"inspect", golden + "v3-tiny-w8a8"}).out, HasSubstr("compressed-tensors W8A8"));
@@ -266,7 +267,7 @@ TEST(Quantised, CheckpointsAndFlagsRun) {
                                  "--max-tokens", "8", "--output", "-"});
     const CliRun result = run(flags);
     EXPECT_EQ(result.code, 0) << result.err;
-    return json::parse(result.out)["token_ids"];
+    return read_json(result.out)["token_ids"];
   };
   for (const char* model : {"v3-tiny-fp8", "v3-tiny-w8a8", "v3-tiny-w8a8-ms"}) {
     EXPECT_EQ(generate(golden + model, {}).size(), 8) << model;
@@ -278,7 +279,7 @@ TEST(Quantised, CheckpointsAndFlagsRun) {
     flags.insert(flags.end(), known.begin(), known.end());
     const CliRun result = run(flags);
     EXPECT_EQ(result.code, 0) << result.err;
-    return json::parse(result.out)["text"];
+    return read_json(result.out)["text"];
   };
   EXPECT_EQ(text({"--quantization", "w8a8"}), text({}));
   EXPECT_EQ(text({"--quantization", "w8a8", "-tp", "2"}), text({}));
@@ -301,7 +302,7 @@ TEST(Version, NamesTheBuild) {
 TEST(Doctor, MeasuresAndAdvises) {
   const CliRun result = run({"doctor", "--json", "-"});
   ASSERT_EQ(result.code, 0) << result.err;
-  const json facts = json::parse(result.out);
+  const json facts = read_json(result.out);
   EXPECT_GT(facts["gemm_f32_gflops_per_core"], 0.1);
   EXPECT_GT(facts["memory_read_gb_per_s_one_core"], 0.1);
   EXPECT_GT(facts["thread_ranks"]["latency_us"], 0.0);

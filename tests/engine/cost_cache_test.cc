@@ -1,4 +1,5 @@
 #include "engine/cost_cache.h"
+#include "base/json_text.h"
 
 #include <gtest/gtest.h>
 
@@ -35,7 +36,7 @@ TEST_F(CostCacheTest, KeepsWhatWasWrittenForItsKeyOnly) {
   const CostCache cache(dir_ + "/made", R"({"a": 1})"), other(dir_ + "/made", R"({"a": 2})");
   EXPECT_FALSE(cache.read());
   cache.write(R"({"costs": [1, 2]})");
-  EXPECT_EQ(nlohmann::json::parse(cache.read().value()), (nlohmann::json{{"costs", {1, 2}}}));
+  EXPECT_EQ(read_json(cache.read().value()), (nlohmann::json{{"costs", {1, 2}}}));
   EXPECT_FALSE(other.read());
   fs::copy_file(cache.file(), other.file());  // even under its name
   EXPECT_FALSE(other.read());
@@ -53,9 +54,9 @@ TEST_F(CostCacheTest, WhatIsDamagedOldOrOfTheFutureIsOfNoUse) {
   EXPECT_FALSE(reads(good.substr(0, good.size() / 2)));
   EXPECT_FALSE(reads("[]"));
   for (int64_t days : {-31, 2}) {
-    nlohmann::json j = nlohmann::json::parse(good);
+    nlohmann::json j = read_json(good);
     j["measured_at"] = j["measured_at"].get<int64_t>() + days * 86400;
-    EXPECT_FALSE(reads(j.dump())) << days;
+    EXPECT_FALSE(reads(json_text(j))) << days;
   }
 }
 
@@ -103,13 +104,13 @@ TEST_F(CostCacheTest, AStartTakesWhatTheLastOneMeasured) {
   EXPECT_NE(measured(), first);
   options.wire = DType::kBf16;
   const auto measured_anew = [&](const nlohmann::json& kept) {
-    for (const auto& file : fs::directory_iterator(dir_)) std::ofstream(file.path()) << kept.dump();
-    return nlohmann::json::parse(measured()) != kept;
+    for (const auto& file : fs::directory_iterator(dir_)) std::ofstream(file.path()) << json_text(kept);
+    return read_json(measured()) != kept;
   };
-  nlohmann::json j = nlohmann::json::parse(first);
+  nlohmann::json j = read_json(first);
   j["costs"]["curves"].clear();  // of another program's kinds
   EXPECT_TRUE(measured_anew(j));
-  j = nlohmann::json::parse(first);  // of a link that was a thousand times as slow
+  j = read_json(first);  // of a link that was a thousand times as slow
   for (auto& [kind, points] : j["costs"]["curves"].items())
     for (auto& point : points) point[1] = point[1].get<double>() * 1000;
   EXPECT_TRUE(measured_anew(j));

@@ -1,5 +1,6 @@
 // The public API on the trained demonstration model and the golden checkpoints.
 #include "duet/llm.h"
+#include "base/json_text.h"
 
 #include <gtest/gtest.h>
 
@@ -60,13 +61,13 @@ struct KjvGolden {
 
 KjvGolden kjv_golden() {
   KjvGolden golden;
-  golden.rows = json::parse(std::ifstream(kKjv + "/golden.json")).at("rows");
+  golden.rows = read_json(std::ifstream(kKjv + "/golden.json")).at("rows");
   std::ifstream file(kKjv + "/prompts.jsonl");
   for (std::string line; std::getline(file, line);) {
-    const json prompt = json::parse(line);
+    const json prompt = read_json(line);
     Prompt& p = golden.prompts.emplace_back();
     if (prompt.contains("messages"))
-      p.messages_json = prompt["messages"].dump();
+      p.messages_json = json_text(prompt["messages"]);
     else
       p.text = prompt["prompt"];
   }
@@ -141,7 +142,7 @@ TEST(LlmKjv, EndsAtTheModelsEndOfSequence) {
 TEST(LlmGolden, GreedyEqualsEveryCheckpoints) {
   for (const char* name : kFamilies) {
     const std::string dir = std::string(DUET_FIXTURES) + "/golden/" + name;
-    const json golden = json::parse(std::ifstream(dir + "/golden.json"));
+    const json golden = read_json(std::ifstream(dir + "/golden.json"));
     for (const int64_t batched : {256, 7}) {
       LlmOptions options = kjv_options(2);
       options.model = dir;

@@ -1,4 +1,5 @@
 #include "golden/harness.h"
+#include "base/json_text.h"
 
 #include <gtest/gtest.h>
 
@@ -21,7 +22,7 @@ std::string golden_dir(const std::string& name) {
 
 Golden load_golden(const std::string& name) {
   Golden golden;
-  const nlohmann::json json = nlohmann::json::parse(std::ifstream(golden_dir(name) + "/golden.json"));
+  const nlohmann::json json = read_json(std::ifstream(golden_dir(name) + "/golden.json"));
   golden.prompts = json.at("prompts").get<std::vector<std::vector<int32_t>>>();
   golden.greedy = json.at("greedy").get<std::vector<std::vector<int32_t>>>();
   const SafetensorsFile file = SafetensorsFile::open(golden_dir(name) + "/golden_logits.safetensors");

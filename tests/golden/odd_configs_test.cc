@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "golden/harness.h"
 #include "golden/oracle.h"
 #include "golden/random_weights.h"
@@ -172,13 +173,13 @@ const OddConfig kOddGrouped[] = {
 };
 
 std::string config_of(const OddConfig& odd) {
-  Json config = Json::parse(odd.grouped ? kGroupedBase : kBase);
-  config.merge_patch(Json::parse(odd.patch));  // a null removes the field
-  return config.dump();
+  Json config = read_json(odd.grouped ? kGroupedBase : kBase);
+  config.merge_patch(read_json(odd.patch));  // a null removes the field
+  return json_text(config);
 }
 
 DType dtype_of(const std::string& config_json) {
-  const Json config = Json::parse(config_json);
+  const Json config = read_json(config_json);
   const std::string name = config.value("dtype", config.value("torch_dtype", "float32"));
   return name == "bfloat16" ? DType::kBf16 : name == "float16" ? DType::kF16 : DType::kF32;
 }
@@ -354,13 +355,13 @@ TEST(OddModels, DummyWeightsMatchTheOracleOnEveryRankCount) {
 }
 
 TEST(OddModels, MultiTokenPredictionLayersAreSkipped) {
-  Json config = Json::parse(config_of(kOdd[0]));
-  const ModelDir plain(config.dump());
+  Json config = read_json(config_of(kOdd[0]));
+  const ModelDir plain(json_text(config));
   const RandomWeights weights(DType::kF32, kSeed);
-  Oracle oracle(config.dump(), weights);
+  Oracle oracle(json_text(config), weights);
   weights.write(plain.path() + "/model.safetensors");
   config["num_nextn_predict_layers"] = 1;
-  const ModelDir with_mtp(config.dump());
+  const ModelDir with_mtp(json_text(config));
   const int64_t hidden = oracle.config().hidden, vocab = oracle.config().vocab;
   for (const char* name :
        {"input_layernorm.weight", "enorm.weight", "hnorm.weight", "shared_head.norm.weight"})

@@ -1,4 +1,5 @@
 #include "golden/oracle.h"
+#include "base/json_text.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +17,7 @@ using namespace oracle;
 // ---- config -------------------------------------------------------------------------------------
 
 OracleConfig::OracleConfig(const std::string& text) {
-  const Json json = Json::parse(text);
+  const Json json = read_json(text);
   const auto integer = [&](const char* key, int64_t absent) { return value_or(json, key, absent); };
   const bool v3 = json.at("architectures").at(0) == "DeepseekV3ForCausalLM";
   vocab = json.at("vocab_size"), hidden = json.at("hidden_size");

@@ -55,6 +55,7 @@
 #include <random>
 #include <set>
 
+#include "base/json_text.h"
 #include "comm/thread_group.h"
 #include "golden/harness.h"
 #include "load/checkpoint.h"
@@ -349,7 +350,7 @@ TEST(SkewedRouter, IsShownInTheTrace) {
   run_prompts(*group, {random_tokens(24, 256, 33)}, on);
   const std::string path = checkpoint.dir() + "/trace.json";
   group->write_trace(path);
-  const nlohmann::json trace = nlohmann::json::parse(std::ifstream(path));
+  const nlohmann::json trace = read_json(std::ifstream(path));
   std::map<int, int64_t> pairs;  // by rank
   int slices = 0;
   for (const auto& event : trace["traceEvents"]) {

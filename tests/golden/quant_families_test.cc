@@ -10,6 +10,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "golden/harness.h"
 #include "load/checkpoint.h"
 #include "load/quant_config.h"
@@ -129,7 +130,7 @@ void write_rounded(const std::string& from, const std::string& to, bool as_fp8) 
   }
   fs::create_directories(to);
   write_safetensors(to + "/model.safetensors", tensors);
-  nlohmann::json config = nlohmann::json::parse(std::ifstream(from + "/config.json"));
+  nlohmann::json config = read_json(std::ifstream(from + "/config.json"));
   if (as_fp8)
     config["quantization_config"] = {{"quant_method", "fp8"},
                                      {"fmt", "e4m3"},

@@ -1,6 +1,7 @@
 // config.json of the families with grouped-query attention.
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "config_helpers.h"
 #include "load/shard.h"
 
@@ -10,7 +11,7 @@ using nlohmann::json;
 
 json fixture(const std::string& name) {
   std::ifstream in(std::string(DUET_FIXTURES) + "/golden/" + name + "/config.json");
-  return json::parse(in);
+  return read_json(std::move(in));
 }
 json with(json j, const char* field, const json& value) {
   j[field] = value;

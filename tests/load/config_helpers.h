@@ -4,13 +4,14 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/json_text.h"
 #include "helpers.h"
 #include "load/config.h"
 
 namespace duet {
 
 inline ModelConfig parse(const nlohmann::json& j) {
-  return parse_config(j.dump(), "dir/config.json");
+  return parse_config(json_text(j), "dir/config.json");
 }
 
 /// Expects that parsing fails with an Error of `kind` which names the file, the field and the pieces.

@@ -1,3 +1,4 @@
+#include "base/json_text.h"
 #include "config_helpers.h"
 
 namespace duet {
@@ -6,7 +7,7 @@ using nlohmann::json;
 
 json v3_json() {
   std::ifstream in(std::string(DUET_FIXTURES) + "/golden/v3-tiny/config.json");
-  return json::parse(in);
+  return read_json(std::move(in));
 }
 
 // The V3 fixture with one field replaced (or removed, for a discarded value).
@@ -295,7 +296,7 @@ TEST(Config, RefusesWhatIsNotAConfig) {
 
 TEST(Config, RefusesMarkerFiles) {
   const TempDir dir;
-  dir.write("config.json", v3_json().dump());
+  dir.write("config.json", json_text(v3_json()));
   EXPECT_EQ(load_config(dir.path()).hidden_size, 64);
   dir.write("hf_quant_config.json", "{}");
   expect_error(

@@ -1,4 +1,5 @@
 // What a quantised checkpoint may say of itself, and the weights that it serves.
+#include "base/json_text.h"
 #include "load/quant_config.h"
 
 #include <nlohmann/json.hpp>
@@ -32,11 +33,11 @@ json w8a8() {
 template <typename... Pieces>
 void refused(ErrorKind kind, const json& j, const Pieces&... pieces) {
   expect_error(
-      kind, [&] { parse_quantization_config(j.dump(), "dir/config.json"); }, pieces...);
+      kind, [&] { parse_quantization_config(json_text(j), "dir/config.json"); }, pieces...);
 }
 
 TEST(QuantConfig, IgnoresExactNamesAndPatternsFromTheBeginning) {
-  const QuantConfig q = parse_quantization_config(w8a8().dump(), "f");
+  const QuantConfig q = parse_quantization_config(json_text(w8a8()), "f");
   EXPECT_EQ(q.format, WeightFormat::kInt8);
   EXPECT_FALSE(q.quantised("lm_head"));
   EXPECT_FALSE(q.quantised("model.layers.0.mlp.gate"));
@@ -78,7 +79,7 @@ TEST(QuantConfig, RefusesByNameWhatItCannotHonour) {
   j["ignore"] = {"re:("};
   refused(ErrorKind::kCorrupt, j, "ignore", "re:(");
   j["ignore"] = {"re:(a+)+$"};
-  const QuantConfig slow = parse_quantization_config(j.dump(), "f");
+  const QuantConfig slow = parse_quantization_config(json_text(j), "f");
   expect_error(
       ErrorKind::kUnsupported, [&] { (void)slow.quantised(std::string(40, 'a') + '!'); }, "takes too long");
 }
@@ -118,7 +119,7 @@ std::unique_ptr<WeightSource> source_of(const TempDir& dir, const char* dtype, c
 
 TEST(QuantisedWeights, ServeSlicesWithTheirScales) {
   const TempDir dir;
-  const QuantConfig int8 = parse_quantization_config(w8a8().dump(), "f");
+  const QuantConfig int8 = parse_quantization_config(json_text(w8a8()), "f");
   const auto source = source_of(dir, "I8", "m.weight_scale", "[2,1]", int8);
   const LoadedMatrix m = source->matrix("m.weight", 2, 3, {1, 2}, {1, 3});
   EXPECT_EQ(m.view.dtype, DType::kI8);
@@ -137,7 +138,7 @@ TEST(QuantisedWeights, ServeSlicesWithTheirScales) {
 }
 
 TEST(QuantisedWeights, ErrorsNameTensorAndReason) {
-  const QuantConfig int8 = parse_quantization_config(w8a8().dump(), "f");
+  const QuantConfig int8 = parse_quantization_config(json_text(w8a8()), "f");
   const auto load = [](const char* dtype, const char* scale, const char* shape, const QuantConfig& q,
                        char offset) {
     const TempDir dir;
@@ -161,7 +162,7 @@ TEST(QuantisedWeights, ErrorsNameTensorAndReason) {
   j["ignore"] = {"m"};
   expect_error(
       ErrorKind::kUnsupported,
-      [&] { load("I8", "m.weight_scale", "[2,1]", parse_quantization_config(j.dump(), "f"), 0); },
+      [&] { load("I8", "m.weight_scale", "[2,1]", parse_quantization_config(json_text(j), "f"), 0); },
       "unquantised");
 }
 

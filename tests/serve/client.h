@@ -12,12 +12,14 @@
 #include <string>
 #include <vector>
 
+#include "base/json_text.h"
+
 namespace duet {
 
 struct HttpAnswer {
   int status = 0;
   std::string head, body;
-  nlohmann::json json() const { return nlohmann::json::parse(body, nullptr, false); }
+  nlohmann::json json() const { return try_json(body); }
 };
 
 class TestClient {
@@ -114,7 +116,7 @@ inline std::vector<nlohmann::json> events_of(const std::string& body) {
   while ((at = body.find("data: ", at)) != std::string::npos) {
     const size_t end = body.find("\n\n", at);
     last = body.substr(at + 6, end - at - 6);
-    if (last != "[DONE]") events.push_back(nlohmann::json::parse(last));
+    if (last != "[DONE]") events.push_back(read_json(last));
     at = end;
   }
   EXPECT_EQ(last, "[DONE]");

@@ -1,5 +1,6 @@
 // The server as its clients see it: a real engine (models/kjv-8m) behind a real socket on loopback.
 #include "serve/server.h"
+#include "base/json_text.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -47,7 +48,7 @@ class ServerTest : public ::testing::Test {
                   const std::string& headers = "") {
     return TestClient(server_->port()).call(method, path, body, headers);
   }
-  HttpAnswer post(const std::string& path, const json& body) { return call("POST", path, body.dump()); }
+  HttpAnswer post(const std::string& path, const json& body) { return call("POST", path, json_text(body)); }
   double metric(const std::string& name) {
     const std::string page = "\n" + call("GET", "/metrics").body;
     const size_t at = page.find("\n" + name + "{");
@@ -350,7 +351,7 @@ TEST_F(ServerTest, AClientThatHangsUpFreesItsBlocks) {
     TestClient client(server_->port());
     json body = greedy(4000);
     body["stream"] = stream;
-    client.send_request("POST", "/v1/completions", body.dump());
+    client.send_request("POST", "/v1/completions", json_text(body));
     if (stream) {
       ASSERT_TRUE(client.read_until("data: "));
     }
@@ -375,7 +376,7 @@ TEST_F(ServerTest, KeysOriginsAndQueue) {
   EXPECT_EQ(preflight.status, 204);
   EXPECT_THAT(preflight.head, HasSubstr("Access-Control-Allow-Origin: *"));
   const HttpAnswer full =
-      call("POST", "/v1/completions", greedy(1).dump(), "Authorization: Bearer secret\r\n");
+      call("POST", "/v1/completions", json_text(greedy(1)), "Authorization: Bearer secret\r\n");
   EXPECT_EQ(full.status, 429);
   EXPECT_THAT(full.head, HasSubstr("Retry-After: 1"));
 }
@@ -386,7 +387,7 @@ TEST_F(ServerTest, ManyClientsAtOnceGetWhatEachGetsAlone) {
     body["temperature"] = 1.0;
     body["seed"] = seed;
     const json answer = post("/v1/completions", body).json();
-    return answer.contains("choices") ? answer["choices"][0]["text"].get<std::string>() : answer.dump();
+    return answer.contains("choices") ? answer["choices"][0]["text"].get<std::string>() : json_text(answer);
   };
   std::vector<std::string> alone, found(24);
   for (size_t i = 0; i < 4; ++i) alone.push_back(text_with(i));
@@ -402,7 +403,7 @@ TEST_F(ServerTest, ShutdownEndsStreamsProperly) {
   TestClient client(server_->port());
   json body = greedy(4000);
   body["stream"] = true;
-  client.send_request("POST", "/v1/completions", body.dump());
+  client.send_request("POST", "/v1/completions", json_text(body));
   ASSERT_TRUE(client.read_until("data: "));
   const int port = server_->port();
   server_->shut_down(0.1);

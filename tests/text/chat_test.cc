@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -22,10 +23,10 @@ TEST(Chat, DeepSeekGoldens) {
   std::ifstream in(DUET_FIXTURES "/deepseek_v3_tokenizer/golden_chat.jsonl");
   int rows = 0;
   for (std::string line; std::getline(in, line); ++rows) {
-    const ordered_json row = ordered_json::parse(line);
+    const ordered_json row = read_ordered_json(line);
     ChatOptions options;
     options.add_generation_prompt = row["add_generation_prompt"];
-    const ChatPrompt prompt = render_chat(deepseek(), row["messages"].dump(), options);
+    const ChatPrompt prompt = render_chat(deepseek(), json_text(row["messages"]), options);
     EXPECT_EQ(prompt.text, row["text"].get<std::string>());
     EXPECT_EQ(prompt.ids, row["ids"].get<std::vector<int32_t>>());
   }
@@ -150,12 +151,12 @@ TEST(Chat, ContentCanBeKeptFromFormingControlTokens) {
 TEST(Chat, KjvPrompts) {
   const auto tokenizer = Tokenizer::load(DUET_MODELS "/kjv-8m");
   std::ifstream in(DUET_MODELS "/kjv-8m/golden.json");
-  const ordered_json golden = ordered_json::parse(in);
+  const ordered_json golden = read_ordered_json(std::move(in));
   int checked = 0;
   for (const ordered_json& row : golden["rows"]) {
     const auto ids = row["prompt_token_ids"].get<std::vector<int32_t>>();
     if (row.contains("messages")) {
-      EXPECT_EQ(render_chat(*tokenizer, row["messages"].dump(), {}).ids, ids);
+      EXPECT_EQ(render_chat(*tokenizer, json_text(row["messages"]), {}).ids, ids);
     } else {
       EXPECT_EQ(tokenizer->encode(row["prompt"].get<std::string>(), {.add_special_tokens = true}), ids);
     }

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "text/chat_template.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
@@ -25,7 +26,7 @@ class FamilyTokenizer : public testing::TestWithParam<const char*> {
   std::vector<ordered_json> rows(const char* file) const {
     std::ifstream in(dir_ + "/" + file);
     std::vector<ordered_json> result;
-    for (std::string line; std::getline(in, line);) result.push_back(ordered_json::parse(line));
+    for (std::string line; std::getline(in, line);) result.push_back(read_ordered_json(line));
     EXPECT_FALSE(result.empty()) << file;
     return result;
   }
@@ -56,9 +57,9 @@ TEST_P(FamilyTokenizer, Chats) {
   for (const ordered_json& row : rows("golden_chat.jsonl")) {
     ChatOptions options;
     options.add_generation_prompt = true;
-    const std::string variables = row["variables"].dump();
+    const std::string variables = json_text(row["variables"]);
     options.variables_json = variables;
-    const ChatPrompt prompt = render_chat(*tokenizer_, row["messages"].dump(), options);
+    const ChatPrompt prompt = render_chat(*tokenizer_, json_text(row["messages"]), options);
     EXPECT_EQ(prompt.text, row["text"].get<std::string>());
     EXPECT_EQ(prompt.ids, row["ids"].get<std::vector<int32_t>>());
   }
@@ -71,7 +72,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, FamilyTokenizer,
 
 std::string error_of(const json& file) {
   try {
-    Tokenizer::from_json(file.dump());
+    Tokenizer::from_json(json_text(file));
   } catch (const Error& e) {
     return e.what();
   }
@@ -80,7 +81,7 @@ std::string error_of(const json& file) {
 
 json llama2_file() {
   std::ifstream in(DUET_FIXTURES "/tokenizers/llama2/tokenizer.json");
-  return json::parse(in);
+  return read_json(std::move(in));
 }
 
 TEST(FamilyTokenizers, RefusesByNameAndPath) {
@@ -105,7 +106,7 @@ TEST(FamilyTokenizers, RefusesByNameAndPath) {
 TEST(FamilyTokenizers, UnknownCharactersWithoutFallback) {
   json file = llama2_file();
   file["model"]["byte_fallback"] = false;
-  const auto fused = Tokenizer::from_json(file.dump());
+  const auto fused = Tokenizer::from_json(json_text(file));
   const int32_t unknown = *fused->token_id("<unk>");
   const auto count = [&](const Tokenizer& t, const char* text) {
     const auto ids = t.encode(text);
@@ -116,7 +117,7 @@ TEST(FamilyTokenizers, UnknownCharactersWithoutFallback) {
                   "b\xE2\x82\xAC"),
             2);
   file["model"]["fuse_unk"] = false;
-  EXPECT_EQ(count(*Tokenizer::from_json(file.dump()),
+  EXPECT_EQ(count(*Tokenizer::from_json(json_text(file)),
                   "a\xE2\x82\xAC\xE2\x82\xAC\xE2\x82\xAC"
                   "b\xE2\x82\xAC"),
             4);

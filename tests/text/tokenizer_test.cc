@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "text/detokenizer.h"
 
 namespace duet {
@@ -24,7 +25,7 @@ std::vector<json> read_jsonl(const std::string& path) {
   std::ifstream in(path);
   std::vector<json> rows;
   for (std::string line; std::getline(in, line);) {
-    if (!line.empty()) rows.push_back(json::parse(line));
+    if (!line.empty()) rows.push_back(read_json(line));
   }
   EXPECT_FALSE(rows.empty()) << path;
   return rows;

@@ -62,9 +62,9 @@ struct Group {
   Product gate_up(const Segment& s) const { return product(s.weights->gate_up); }
   Product down(const Segment& s) const { return product(s.weights->down); }
   Product product(const PackedMatrix& w) const {
-    const Product p = choose_product(cx->level, cx->rounding, w.view());
-    DUET_CHECK(!p.int16);  // hidden rows are quantised where they lie, which two rows for one could not be
-    return p;
+    // Hidden rows are quantised where they lie, which two rows for one, or longer values, could not be.
+    DUET_CHECK(w.view().inputs != Inputs::kInt16);
+    return choose_product(cx->level, cx->rounding, w.view());
   }
   float* x_block(const Segment& s) const { return scratch.x + s.first_row * scratch.x_words; }
   float* hidden_block(const Segment& s) const { return scratch.hidden + s.first_row * scratch.hidden_words; }

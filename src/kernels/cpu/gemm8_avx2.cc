@@ -2,51 +2,34 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 
-// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Two rows of int8 for one of
-// 16-bit inputs would take twice as long as float32, so those are multiplied as floats. Without VNNI, int8 ·
-// int8 goes by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 = 32512,
-// which 16 bits hold (activations are never -128), so it is exact.
+// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Without VNNI, few rows of int8 ·
+// int8 go by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 = 32512,
+// which 16 bits hold (activations are never -128), so it is exact. Many rows: gemm16_avx2.cc.
 
 namespace duet::gemm_detail {
 namespace {
 
-enum class Kind { kF8, kI8 };
 constexpr int64_t kAhead = 1024;
 
 [[gnu::always_inline]] inline __m256i load(const std::byte* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-/// Takes k number J of a quad: of each lane's 16 bytes, those of its four columns, to the top (fp8) or the
-/// bottom (int8) of 32 bits, over zeros.
-template <Kind K, int J>
-[[gnu::always_inline]] inline __m256i bytes_of(__m256i quad) {
-  // fp8: pairs of k 0 and 1 lie before those of k 2 and 3. int8: a column's four k lie together.
-  constexpr int kFirst = K == Kind::kF8 ? J / 2 * 8 + J % 2 : J, kColumn = K == Kind::kF8 ? 2 : 4;
-  constexpr uint32_t kEmpty = K == Kind::kF8 ? 0x00808080u : 0x80808000u;
-  constexpr int kShift = K == Kind::kF8 ? 24 : 0;
+/// k number J of a quad of eight columns: of each lane's 16 bytes, those of its four columns come to the top
+/// of 32 bits, over zeros. Pairs of k 0 and 1 lie before those of k 2 and 3.
+template <int J>
+[[gnu::always_inline]] inline __m256 widen_step(__m256i quad) {
   constexpr auto kFrom = [](int column) {
-    return static_cast<int>(kEmpty | static_cast<uint32_t>(kFirst + kColumn * column) << kShift);
+    return static_cast<int>(0x00808080u | static_cast<uint32_t>(J / 2 * 8 + J % 2 + 2 * column) << 24);
   };
   constexpr int k0 = kFrom(0), k1 = kFrom(1), k2 = kFrom(2), k3 = kFrom(3);
-  return _mm256_shuffle_epi8(quad, _mm256_setr_epi32(k0, k1, k2, k3, k0, k1, k2, k3));
-}
-
-template <Kind K, int J>
-[[gnu::always_inline]] inline __m256 widen_step(__m256i quad) {
-  const __m256i bytes = bytes_of<K, J>(quad);
-  if constexpr (K == Kind::kI8) {
-    // The mantissa's end of 2^23 + 128 + weight, from which 2^23 + 128 is taken off: exact, and these
-    // instructions share the four units evenly, as shifts and a conversion would not.
-    const __m256i biased = _mm256_xor_si256(bytes, _mm256_set1_epi32(0x4b000080));
-    return _mm256_sub_ps(_mm256_castsi256_ps(biased), _mm256_set1_ps(8388736.0f));
-  }
+  const __m256i bytes = _mm256_shuffle_epi8(quad, _mm256_setr_epi32(k0, k1, k2, k3, k0, k1, k2, k3));
   const __m256i bits =
       _mm256_and_si256(_mm256_srai_epi32(bytes, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000u)));
   return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));
 }
 
-template <Kind K, int R, int V, int J>
+template <bool kFirst, int J, int R, int V>
 [[gnu::always_inline]] inline void multiply_step(__m256 (&acc)[R][V], const std::byte* quads,
                                                  int64_t panel_stride, const float* a) {
   __m256 x[R];
@@ -55,36 +38,36 @@ template <Kind K, int R, int V, int J>
   // One weight at a time: with eight sums there are not registers for eight weights as well.
   DUET_UNROLL
   for (int v = 0; v < V; ++v) {
-    const __m256 w = widen_step<K, J>(load(quads + v / 2 * panel_stride + v % 2 * 32));
+    const __m256 w = widen_step<J>(load(quads + v / 2 * panel_stride + v % 2 * 32));
     DUET_UNROLL
-    for (int r = 0; r < R; ++r) acc[r][v] = _mm256_fmadd_ps(x[r], w, acc[r][v]);
+    for (int r = 0; r < R; ++r)
+      acc[r][v] = kFirst ? _mm256_mul_ps(x[r], w) : _mm256_fmadd_ps(x[r], w, acc[r][v]);
   }
 }
 
+/// kFirst: begins a chain, with products (see gemm_avx2.cc).
+template <bool kFirst, int R, int P>
+[[gnu::always_inline]] inline void multiply_quad(__m256 (&acc)[R][2 * P], const std::byte* quads,
+                                                 int64_t panel_stride, const float* a) {
+  DUET_UNROLL
+  for (int p = 0; p < P; ++p)
+    _mm_prefetch(reinterpret_cast<const char*>(quads + p * panel_stride + kAhead), _MM_HINT_T0);
+  multiply_step<kFirst, 0>(acc, quads, panel_stride, a);
+  multiply_step<false, 1>(acc, quads, panel_stride, a);
+  multiply_step<false, 2>(acc, quads, panel_stride, a);
+  multiply_step<false, 3>(acc, quads, panel_stride, a);
+}
+
 /// Bare sums, in the chains of the float32 tiles.
-template <Kind K, int R, int P>
+template <int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
   alignas(64) float sum[R * P * 16] = {};
   for (int64_t s = 0, end; s < steps; s = end) {
     end = steps - s < kSumSteps ? steps : s + kSumSteps;
     __m256 acc[R][2 * P];
-    DUET_UNROLL
-    for (int r = 0; r < R; ++r) {
-      DUET_UNROLL
-      for (int v = 0; v < 2 * P; ++v) acc[r][v] = _mm256_setzero_ps();
-    }
-    for (int64_t k = s; k < end; k += 4) {
-      const std::byte* from = w + k * 16;
-      DUET_UNROLL
-      for (int p = 0; p < P; ++p) {
-        _mm_prefetch(reinterpret_cast<const char*>(from + p * panel_stride + kAhead), _MM_HINT_T0);
-      }
-      multiply_step<K, R, 2 * P, 0>(acc, from, panel_stride, a + k);
-      multiply_step<K, R, 2 * P, 1>(acc, from, panel_stride, a + k);
-      multiply_step<K, R, 2 * P, 2>(acc, from, panel_stride, a + k);
-      multiply_step<K, R, 2 * P, 3>(acc, from, panel_stride, a + k);
-    }
+    multiply_quad<true, R, P>(acc, w + s * 16, panel_stride, a + s);
+    for (int64_t k = s + 4; k < end; k += 4) multiply_quad<false, R, P>(acc, w + k * 16, panel_stride, a + k);
     DUET_UNROLL
     for (int r = 0; r < R; ++r) {
       DUET_UNROLL
@@ -104,28 +87,26 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
   }
 }
 
-template <Kind K>
 constexpr TileSet tiles() {
   return {6,
           false,
-          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
-           {tile<K, 2, 1>, tile<K, 2, 2>, nullptr},
-           {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
-           {tile<K, 4, 1>, nullptr, nullptr},
-           {tile<K, 5, 1>, nullptr, nullptr},
-           {tile<K, 6, 1>, nullptr, nullptr}}};
+          {{tile<1, 1>, tile<1, 2>, tile<1, 4>},
+           {tile<2, 1>, tile<2, 2>, nullptr},
+           {tile<3, 1>, tile<3, 2>, nullptr},
+           {tile<4, 1>, nullptr, nullptr},
+           {tile<5, 1>, nullptr, nullptr},
+           {tile<6, 1>, nullptr, nullptr}}};
 }
 
-template <Kind K>
 void widen(int64_t quads, const std::byte* w, std::byte* out) {
   for (int64_t q = 0; q < quads; ++q, w += 64, out += 256) {
     auto* to = reinterpret_cast<float*>(out);
     for (int half = 0; half < 2; ++half, to += 8) {
       const __m256i quad = load(w + half * 32);
-      _mm256_storeu_ps(to, widen_step<K, 0>(quad));
-      _mm256_storeu_ps(to + 16, widen_step<K, 1>(quad));
-      _mm256_storeu_ps(to + 32, widen_step<K, 2>(quad));
-      _mm256_storeu_ps(to + 48, widen_step<K, 3>(quad));
+      _mm256_storeu_ps(to, widen_step<0>(quad));
+      _mm256_storeu_ps(to + 16, widen_step<1>(quad));
+      _mm256_storeu_ps(to + 32, widen_step<2>(quad));
+      _mm256_storeu_ps(to + 48, widen_step<3>(quad));
     }
   }
 }
@@ -242,6 +223,11 @@ void quantise_row(const float* in, int64_t count, std::byte* out) {
     store_bytes(q, out + i);
   }
   *reinterpret_cast<float*>(out + padded) = s.scale;
+  auto* wide = reinterpret_cast<__m256i*>(out + padded + 64);
+  for (int64_t i = 0; i < padded; i += 16) {
+    const auto* bytes = reinterpret_cast<const __m128i*>(out + i);
+    _mm256_storeu_si256(wide++, _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes)));
+  }
 }
 
 constexpr Int8Kernels kInt8 = {4,
@@ -249,14 +235,19 @@ constexpr Int8Kernels kInt8 = {4,
                                 {int8_tile<2, 1>, int8_tile<2, 2>, nullptr},
                                 {int8_tile<3, 1>, nullptr, nullptr},
                                 {int8_tile<4, 1>, nullptr, nullptr}},
-                               quantise_row};
+                               quantise_row,
+                               nullptr,
+                               nullptr,
+                               int8_tall_avx2,
+                               1,
+                               24,
+                               1,
+                               2};
 
 }  // namespace
 
 const WeightOnlyKernels* weight_only_avx2() {
-  static const WeightOnlyKernels kernels = {
-      tiles<Kind::kF8>(), &gemm_kernels_avx2()->f32, widen<Kind::kF8>, add_scaled, 256,
-      tiles<Kind::kI8>(), widen<Kind::kI8>};
+  static const WeightOnlyKernels kernels = {tiles(), &gemm_kernels_avx2()->f32, widen, add_scaled};
   return &kernels;
 }
 

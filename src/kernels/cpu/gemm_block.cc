@@ -47,6 +47,10 @@ void run_tile(const Job& job, int64_t row, int height, int64_t panel, int panels
   for (int r = 0; r < height; ++r) std::memcpy(c + r * job.ldc, edge + r * width, bytes);
 }
 
+int64_t padded_k(int64_t k) {
+  return div_up(k, 64) * 64;
+}
+
 bool has_dot(CpuLevel level, Rounding rounding) {
   return level >= CpuLevel::kAvx512Bf16 && rounding == Rounding::kBf16;
 }
@@ -75,10 +79,9 @@ Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w) {
                    : avx2   ? int8_kernels_avx2()
                    : amx    ? int8_kernels_amx()
                             : int8_kernels_avx512();
-    if (product.int16 && product.int8->split_row == nullptr) {
-      product.int8 = nullptr;
-      product.weight_only = weight_only_avx2();
-      product.rounding = Rounding::kNone;  // the rows' own (round_to_16_bits) instead
+    if (product.int16 && avx2) {
+      product.int8 = int16_kernels_avx2();
+      product.int16 = false;
     }
   } else if (w.dtype == DType::kF8E4M3) {
     product.weight_only = portable ? weight_only_portable()
@@ -108,11 +111,12 @@ int64_t block_words(int64_t rows, int64_t k) {
   return rows * div_up(k, kBlockSteps) * kRowWords;
 }
 
-int64_t int8_scale_at(int64_t k) {
-  return div_up(k, 64) * 64;
+int64_t int8_scale_at(const Product& product) {
+  return padded_k(product.k) * product.int8->value_bytes;
 }
-int64_t int8_row_bytes(int64_t k) {
-  return int8_scale_at(k) + 64;  // an odd number of cache lines for the usual k
+int64_t int8_row_bytes(const Product& product) {
+  const int64_t padded = padded_k(product.k);
+  return padded * (product.int8->value_bytes + product.int8->value_bytes_behind) + 64;
 }
 
 void pack_row(const Product& product, const float* in, int64_t k0, int64_t count, float* block, int64_t rows,
@@ -159,28 +163,12 @@ RowScale row_scale(float largest, int most) {
   return {scale, 1.0f / scale};
 }
 
-namespace {
-
-/// Inputs::kInt16 where the tiles multiply floats: each value becomes the multiple of the row's scale.
-void round_to_16_bits(const float* in, int64_t k, float* block, int64_t rows, int64_t row) {
-  const RowScale s = row_scale(largest_magnitude(in, k), kInt16Most);
-  constexpr float kNearest = 12582912.0f;  // 1.5 · 2^23, whose last digit is 1
-  for (int64_t k0 = 0; k0 < k; k0 += kBlockSteps) {
-    float* to = block + (k0 / kBlockSteps * rows + row) * kRowWords;
-    for (int64_t i = 0; i < std::min(kBlockSteps, k - k0); ++i)
-      to[i] = (in[k0 + i] * s.inverse + kNearest - kNearest) * s.scale;
-  }
-}
-
-}  // namespace
-
 void pack_whole_row(const Product& product, const float* in, float* block, int64_t rows, int64_t row) {
   if (!product.int8) {
     pack_row(product, in, 0, product.k, block, rows, row);
-    if (product.int16) round_to_16_bits(in, product.k, block, rows, row);
     return;
   }
-  const int64_t bytes = int8_row_bytes(product.k);
+  const int64_t bytes = int8_row_bytes(product);
   auto* out = reinterpret_cast<std::byte*>(block) + row * (product.int16 ? 2 : 1) * bytes;
   if (product.int16) {
     product.int8->split_row(in, product.k, out, out + bytes);
@@ -205,7 +193,7 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
                     Accumulate accumulate) {
   if (row0 >= row1 || panel0 >= panel1) return;
   if (product.int8) {
-    multiply_int8(product, reinterpret_cast<const std::byte*>(block), int8_row_bytes(w.k), row0, row1, w,
+    multiply_int8(product, reinterpret_cast<const std::byte*>(block), int8_row_bytes(product), row0, row1, w,
                   panel0, panel1, c, ldc, accumulate);
     return;
   }

@@ -17,9 +17,9 @@ struct Product {
   const TileSet* tiles = nullptr;  // floats; of 8-bit weights the ones for many rows
   void (*round_row)(Rounding, const float*, int64_t, float*) = nullptr;
   Rounding rounding = Rounding::kNone;
-  const WeightOnlyKernels* weight_only = nullptr;  // 8-bit weights multiplied as floats
-  const Int8Kernels* int8 = nullptr;               // i8 weights multiplied as integers
-  bool int16 = false;                              // Inputs::kInt16; with int8: two rows each, high, then low
+  const WeightOnlyKernels* weight_only = nullptr;  // fp8 weights
+  const Int8Kernels* int8 = nullptr;               // i8 weights
+  bool int16 = false;                              // Inputs::kInt16 in two rows of int8 each, high, then low
   int64_t k = 0;                                   // of the weights
 };
 Product choose_product(CpuLevel level, Rounding rounding, const PackedView& w);
@@ -40,8 +40,8 @@ void pack_row(const Product& product, const float* in, int64_t k0, int64_t count
 void pack_whole_row(const Product& product, const float* in, float* block, int64_t rows, int64_t row);
 
 /// Integer inputs: bytes from one row of int8 of a block to the next, and where in a row its scale lies.
-int64_t int8_row_bytes(int64_t k);
-int64_t int8_scale_at(int64_t k);
+int64_t int8_row_bytes(const Product& product);
+int64_t int8_scale_at(const Product& product);
 
 /// Rows [row0, row1) of a block of `rows` rows times panels [panel0, panel1) of w. c points at
 /// (row0, first column of panel0); columns at and beyond w.n are not touched.
@@ -66,6 +66,7 @@ void prefetch_panels(const std::byte* first, int64_t panel_bytes, int64_t count)
 struct Strips {
   Strips(int64_t rows, int64_t max_rows);
   int64_t count, low, taller;
+  int64_t rows() const { return count * low + taller; }
   int most() const { return static_cast<int>(low + (taller > 0 ? 1 : 0)); }
   int height(int64_t strip) const { return static_cast<int>(low + (strip < taller ? 1 : 0)); }
 };

@@ -59,18 +59,20 @@ int widest(const Int8Kernels& kernels, int height, int64_t left) {
 
 /// Panels [panel0, panel1) in groups, each with all strips of rows from row0 on, which become `parts` rows of
 /// int8 each: strip(row, height, panel, panels, what to bring ahead). Before that tall(panel, next) may take
-/// two panels with all rows at once.
+/// some panels with all rows at once.
 template <typename Tall, typename Strip>
 void for_panels(const Job& job, const Strips& strips, int parts, int64_t row0, int64_t panel0, int64_t panel1,
                 const Tall& tall, const Strip& strip) {
+  const Int8Kernels& kernels = *job.kernels;
   for (int64_t p = panel0; p < panel1;) {
-    const int panels = widest(*job.kernels, parts * strips.most(), panel1 - p);
+    const int panels = widest(kernels, parts * strips.most(), panel1 - p);
     const std::byte* w = job.w + p * job.panel_bytes;
     const std::byte* after = w + panels * job.panel_bytes;
     if (strips.count == 1)
       prefetch_panels(after, job.panel_bytes, std::min<int64_t>(panels, panel1 - p - panels));
-    const bool at_once = job.kernels->tall && strips.count > 1 && panels == 2;
-    if (!at_once || !tall(p, p + 4 <= panel1 ? after : nullptr)) {
+    const bool at_once = kernels.tall && strips.count > 1 && panels == kernels.tall_panels &&
+                         parts * strips.rows() >= kernels.tall_rows;
+    if (!at_once || !tall(p, p + 2 * panels <= panel1 ? after : nullptr)) {
       int64_t row = row0;
       for (int64_t i = 0; i < strips.count; ++i) {
         strip(row, strips.height(i), p, panels, ahead_of(job, w, panels, i, p + panels < panel1));
@@ -127,7 +129,7 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
   const Job job{&kernels,
                 block,
                 a_stride,
-                int8_scale_at(w.k),
+                int8_scale_at(product),
                 (w.k + 3) / 4,
                 static_cast<const std::byte*>(w.data),
                 w.panel_bytes(),
@@ -141,7 +143,7 @@ void multiply_int8(const Product& product, const std::byte* block, int64_t a_str
     for_panels(
         job, Strips(row1 - row0, kernels.max_rows), 1, row0, panel0, panel1,
         [&](int64_t p, const std::byte* next) {
-          if ((p + 2) * kPanelColumns > w.n) return false;
+          if ((p + kernels.tall_panels) * kPanelColumns > w.n) return false;
           kernels.tall(row1 - row0, job.quads, block + row0 * a_stride, a_stride, job.scale_at,
                        job.w + p * job.panel_bytes, job.panel_bytes, job.c + row0 * ldc + p * kPanelColumns,
                        ldc, job.load_c, next);

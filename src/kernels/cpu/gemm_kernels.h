@@ -77,7 +77,7 @@ struct ScaledSums {
   bool load_c;
 };
 
-/// fp8 weights, and at one level int8 weights with 16-bit inputs, multiplied as floats. The tiles read quads
+/// fp8 weights, multiplied as floats. The tiles read quads
 /// (packed.h) and widen them in registers, which pays for few rows; widen() does it once for many, into
 /// panels of the type that `wide` multiplies. Both give the bare sums of a piece of k within one scale;
 /// add_scaled() brings them to c.
@@ -89,8 +89,6 @@ struct WeightOnlyKernels {
   void (*add_scaled)(const ScaledSums& s);
   /// Most k of a piece. Long ones need fewer sums, short ones leave the L1 cache room for the next one.
   int64_t piece = 256;
-  TileSet i8{};  // where max_rows > 0
-  void (*widen_i8)(int64_t quads, const std::byte* w, std::byte* out) = nullptr;
 };
 
 /// The largest magnitude in a row; NaN counts as the largest.
@@ -119,10 +117,19 @@ struct Int8Kernels {
   /// where those are multiplied as floats.
   void (*split_row)(const float* in, int64_t count, std::byte* high, std::byte* low) = nullptr;
   void (*done)() = nullptr;  // as in TileSet
+  /// As in TileSet, for tall_panels panels and from tall_rows rows on.
   void (*tall)(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
                const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
                const std::byte* next) = nullptr;
+  int tall_panels = 2, tall_rows = 0;
+  /// A row: bytes of a value up to the scale, and behind the 64 bytes of the scale, where int8_kernels_avx2
+  /// has the values once more, as int16.
+  int value_bytes = 1, value_bytes_behind = 0;
 };
+/// Int8Kernels::tall of AVX2: one panel.
+void int8_tall_avx2(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+                    const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
+                    const std::byte* next);
 
 const WeightOnlyKernels* weight_only_portable();
 const WeightOnlyKernels* weight_only_avx2();
@@ -134,6 +141,8 @@ TileSet f8_tiles_like_amx();
 const WeightOnlyKernels* weight_only_avx512bf16();
 const Int8Kernels* int8_kernels_portable();
 const Int8Kernels* int8_kernels_avx2();
+/// Inputs::kInt16 in one row of int16.
+const Int8Kernels* int16_kernels_avx2();
 const Int8Kernels* int8_kernels_avx512();
 const WeightOnlyKernels* weight_only_amx();
 const Int8Kernels* int8_kernels_amx();

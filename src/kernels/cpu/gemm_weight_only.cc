@@ -3,7 +3,7 @@
 
 #include "kernels/cpu/gemm_block.h"
 
-// 8-bit weights as floats. K is cut into pieces: at the borders of scales and of the block's rows, and
+// fp8 weights as floats. K is cut into pieces: at the borders of scales and of the block's rows, and
 // after the most that a level takes at once. The sum of a piece is made by float tiles and meets its scale on
 // the way to c. The pieces depend on the weights and the level alone, and both ways below sum a piece in the
 // same chains, so a result does not depend on the number of rows.
@@ -30,15 +30,9 @@ class Pieces {
         scales_(at_),
         end_((w.k + 3) / 4 * 4),
         block_k_(kBlockSteps * (product.tiles->pairs ? 2 : 1)),
-        per_block_(w.dtype == DType::kF8E4M3),
-        block_(w.block) {
-    if (per_block_) {
-      border_ = std::min(end_, block_ - w.offset);
-      at_ += 64;
-    } else {
-      border_ = end_;
-      at_ += 128;
-    }
+        block_(w.block),
+        border_(std::min(end_, block_ - w.offset)) {
+    at_ += 64;
   }
   bool next(Piece* piece) {
     if (k_ >= end_) return false;
@@ -59,8 +53,7 @@ class Pieces {
   const std::byte* at_;
   const std::byte* scales_;
   int64_t end_, block_k_;
-  bool per_block_;
-  int64_t block_, border_ = 0, k_ = 0;
+  int64_t block_, border_, k_ = 0;
 };
 
 struct Job {
@@ -98,7 +91,7 @@ void add_strip(const Job& job, const Piece& piece, const float* sums, int64_t ro
 void few_rows(const Job& job, const PackedView& w, int64_t row, int height, int64_t panel0, int64_t panel1,
               bool start) {
   const WeightOnlyKernels& kernels = *job.product->weight_only;
-  const TileSet& tiles = w.dtype == DType::kI8 ? kernels.i8 : kernels.f8;
+  const TileSet& tiles = kernels.f8;
   const TileFn* of_height = tiles.tile[height - 1];
   alignas(64) float sums[kMaxTileRows * kMaxPanels * kPanelColumns];
   for (int64_t p = panel0; p < panel1;) {
@@ -136,7 +129,6 @@ void prefetch_part(const Job& job, const std::byte* at, int64_t lines, int panel
 void many_rows(const Job& job, const PackedView& w, int64_t row0, const Strips& strips, int64_t panel0,
                int64_t panel1, bool start) {
   const WeightOnlyKernels& kernels = *job.product->weight_only;
-  const auto widen = w.dtype == DType::kI8 ? kernels.widen_i8 : kernels.widen_f8;
   const TileSet& tiles = *kernels.wide;
   alignas(64) std::byte wide[2 * kPiece * kPanelColumns * sizeof(float)];
   alignas(64) float sums[kMaxTileRows * 2 * kPanelColumns];
@@ -148,7 +140,7 @@ void many_rows(const Job& job, const PackedView& w, int64_t row0, const Strips& 
       const int64_t quads = (piece.k1 - piece.k0) / 4;
       const int64_t wide_bytes = steps_of(job, piece) * 64;
       for (int i = 0; i < panels; ++i) {
-        widen(quads, piece.quads + (p + i) * job.panel_bytes, wide + i * wide_bytes);
+        kernels.widen_f8(quads, piece.quads + (p + i) * job.panel_bytes, wide + i * wide_bytes);
       }
       // The next piece is brought from memory while this one multiplies, a part by each strip.
       const std::byte* next = next_piece(job, w, piece, p, panels, panel1);
@@ -178,8 +170,7 @@ void multiply_weight_only(const Product& product, const float* block, int64_t ro
     return;
   }
   const Job job{&product, block, rows, w.panel_bytes(), w.n, c - row0 * ldc - panel0 * kPanelColumns, ldc};
-  const TileSet& few = w.dtype == DType::kI8 ? product.weight_only->i8 : product.weight_only->f8;
-  if (row1 - row0 <= few.max_rows) {
+  if (row1 - row0 <= product.weight_only->f8.max_rows) {
     few_rows(job, w, row0, static_cast<int>(row1 - row0), panel0, panel1, start);
   } else {
     many_rows(job, w, row0, Strips(row1 - row0, product.weight_only->wide->max_rows), panel0, panel1, start);

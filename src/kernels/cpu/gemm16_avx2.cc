@@ -1,0 +1,256 @@
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/cpu/gemm_kernels.h"
+
+// int8 weights times rows of 16 bits with AVX2: vpmaddwd multiplies two k of eight columns. For many rows of
+// int8 (which quantise_row wrote in 16 bits as well) a panel is widened once. vpmaddubsw takes twice as many,
+// but weights without a sign, and what goes before and after it (vpsignb, vpmaddwd) shares its two units: 1.5
+// cycles for 32 products in place of 1. Rows of 16-bit inputs use the same products for any number of rows.
+
+namespace duet::gemm_detail {
+namespace {
+
+/// Inputs of int8: sums are exact in 32 bits. Of int16: for 512 k (2 · 10^9), and these go on as floats.
+enum class Kind { kInt8, kInt16 };
+
+constexpr int kRows = 6;            // 12 sums, two registers of weights, one of a row
+constexpr int64_t kMostRows = 192;  // whose sums are kept from one chunk of k to the next
+/// Quads of a chunk of k. The same for every number of rows, because sums of kInt16 are rounded after each.
+constexpr int64_t kChunk = 128;
+
+[[gnu::always_inline]] inline __m256i load(const void* from) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+
+/// Of quads of eight columns, k 0 and 1 (kSecond: 2 and 3) as pairs of int16.
+template <bool kSecond>
+[[gnu::always_inline]] inline __m256i pairs_of(__m256i quads) {
+  // A byte goes to the upper half of its 16 bits; the shift brings it down with its sign.
+  constexpr int k = kSecond ? 0x0200'0200 : 0;
+  constexpr int c0 = 0x01800080 + (k << 0), c1 = 0x05800480 + k, c2 = 0x09800880 + k, c3 = 0x0d800c80 + k;
+  const __m256i order = _mm256_setr_epi32(c0, c1, c2, c3, c0, c1, c2, c3);
+  return _mm256_srai_epi16(_mm256_shuffle_epi8(quads, order), 8);
+}
+
+/// Two values of a row for all columns.
+[[gnu::always_inline]] inline __m256i two_of(const std::byte* a) {
+  int pair;
+  std::memcpy(&pair, a, sizeof pair);
+  return _mm256_set1_epi32(pair);
+}
+
+[[gnu::always_inline]] inline __m256i add_products(__m256i sum, __m256i x, __m256i w) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
+}
+
+/// c (+)= (sum · scale of the row) · scales, eight columns.
+[[gnu::always_inline]] inline void store_scaled(__m256 sum, const std::byte* row_scale, const float* scales,
+                                                float* c, bool load_c) {
+  const __m256 row = _mm256_broadcast_ss(reinterpret_cast<const float*>(row_scale));
+  const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(sum, row), _mm256_loadu_ps(scales));
+  _mm256_storeu_ps(c, load_c ? _mm256_add_ps(_mm256_loadu_ps(c), scaled) : scaled);
+}
+
+// ---- few rows of int16: widened in registers ------------------------------------------------------
+
+template <int R, int P>
+void few(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
+         int64_t panel_stride, float* c, int64_t ldc, bool load_c, const std::byte* ahead) {
+  alignas(64) float sums[R * P * 16] = {};
+  const std::byte* from = w + 128;
+  for (int64_t q = 0; q < quads;) {
+    const int64_t end = quads - q < kChunk ? quads : q + kChunk;
+    __m256i acc[R][2 * P];
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) acc[r][v] = _mm256_setzero_si256();
+    }
+    for (; q < end; ++q, from += 64, ahead += 64) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        if (v % 2 == 0)
+          _mm_prefetch(reinterpret_cast<const char*>(ahead + v / 2 * panel_stride), _MM_HINT_T0);
+        const __m256i quad = load(from + v / 2 * panel_stride + v % 2 * 32);
+        const __m256i first = pairs_of<false>(quad), second = pairs_of<true>(quad);
+        DUET_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const std::byte* row = a + r * a_stride + q * 8;
+          acc[r][v] = add_products(acc[r][v], two_of(row), first);
+          acc[r][v] = add_products(acc[r][v], two_of(row + 4), second);
+        }
+      }
+    }
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      DUET_UNROLL
+      for (int v = 0; v < 2 * P; ++v) {
+        float* to = sums + (r * 2 * P + v) * 8;
+        _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_cvtepi32_ps(acc[r][v])));
+      }
+    }
+    DUET_KEEP_IN_MEMORY(sums);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < 2 * P; ++v) {
+      const auto* scales = reinterpret_cast<const float*>(w + v / 2 * panel_stride) + v % 2 * 8;
+      store_scaled(_mm256_load_ps(sums + (r * 2 * P + v) * 8), a + r * a_stride + scale_at, scales,
+                   c + r * ldc + v * 8, load_c);
+    }
+  }
+}
+
+// ---- many rows: a panel is widened once -----------------------------------------------------------
+
+/// Quads of a panel ([16 columns][4 k] bytes) → pairs [2][16 columns][2 k] of int16.
+void widen(int64_t quads, const std::byte* w, __m256i* out) {
+  for (int64_t q = 0; q < quads; ++q, w += 64, out += 4) {
+    const __m256i low = load(w), high = load(w + 32);
+    _mm256_store_si256(out, pairs_of<false>(low));
+    _mm256_store_si256(out + 1, pairs_of<false>(high));
+    _mm256_store_si256(out + 2, pairs_of<true>(low));
+    _mm256_store_si256(out + 3, pairs_of<true>(high));
+  }
+}
+
+/// What a chunk of k does with the sums [R][16] so far, int32 or float, and where they go after the last one.
+struct Sums {
+  void* kept;
+  bool resume;                 // int32: begin with them
+  bool first, last;            // chunk
+  const std::byte* row_scale;  // of row r: a_stride · r further
+  const float* scales;
+  float* c;
+  int64_t ldc;
+  bool load_c;
+};
+
+template <Kind K, int R>
+void tile(int64_t pairs, const std::byte* a, int64_t a_stride, const __m256i* w, const Sums& sums) {
+  __m256i acc[R][2];
+  auto* kept = static_cast<__m256i*>(sums.kept);
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    acc[r][0] = sums.resume ? _mm256_load_si256(kept + 2 * r) : _mm256_setzero_si256();
+    acc[r][1] = sums.resume ? _mm256_load_si256(kept + 2 * r + 1) : _mm256_setzero_si256();
+  }
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < pairs; ++i, a += 4, w += 2) {
+    const __m256i w0 = _mm256_load_si256(w), w1 = _mm256_load_si256(w + 1);
+    DUET_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m256i x = two_of(a + r * a_stride);
+      acc[r][0] = add_products(acc[r][0], x, w0);
+      acc[r][1] = add_products(acc[r][1], x, w1);
+    }
+  }
+  auto* kept_floats = static_cast<float*>(sums.kept);
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    DUET_UNROLL
+    for (int v = 0; v < 2; ++v) {
+      if (K == Kind::kInt8 && !sums.last) {
+        _mm256_store_si256(kept + 2 * r + v, acc[r][v]);
+        continue;
+      }
+      __m256 sum = _mm256_cvtepi32_ps(acc[r][v]);
+      float* so_far = kept_floats + r * 16 + v * 8;
+      if (K == Kind::kInt16 && !sums.first) sum = _mm256_add_ps(_mm256_load_ps(so_far), sum);
+      if (sums.last) {
+        store_scaled(sum, sums.row_scale + r * a_stride, sums.scales + v * 8, sums.c + r * sums.ldc + v * 8,
+                     sums.load_c);
+      } else {
+        _mm256_store_ps(so_far, sum);
+      }
+    }
+  }
+}
+
+using StripFn = void (*)(int64_t, const std::byte*, int64_t, const __m256i*, const Sums&);
+template <Kind K>
+constexpr StripFn kTiles[kRows] = {tile<K, 1>, tile<K, 2>, tile<K, 3>, tile<K, 4>, tile<K, 5>, tile<K, 6>};
+
+/// At most kMostRows rows and one panel. The rows of int16 begin at a + at.
+template <Kind K>
+void some_rows(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t at,
+               int64_t scale_at, const std::byte* w, float* c, int64_t ldc, bool load_c,
+               const std::byte* next) {
+  alignas(64) __m256i wide[kChunk * 4];  // 16 KiB
+  alignas(64) int32_t kept[kMostRows * 16];
+  const auto* scales = reinterpret_cast<const float*>(w);
+  const int64_t strips = (rows + kRows - 1) / kRows;
+  const int64_t lines = next ? quads + 2 : 0;  // of the next panel, a part fetched with each strip
+  for (int64_t q = 0; q < quads; q += kChunk) {
+    const int64_t count = quads - q < kChunk ? quads - q : kChunk;
+    const bool last = q + count == quads;
+    widen(count, w + 128 + q * 64, wide);
+    for (int64_t strip = 0; strip < strips; ++strip) {
+      const int64_t row = strip * rows / strips, height = (strip + 1) * rows / strips - row;
+      for (int64_t l = strip * lines / strips; last && l < (strip + 1) * lines / strips; ++l)
+        __builtin_prefetch(next + l * 64, 0, 2);
+      const std::byte* of_rows = a + row * a_stride;
+      kTiles<K>[height - 1](2 * count, of_rows + at + q * 8, a_stride, wide,
+                            {kept + row * 16, K == Kind::kInt8 && q > 0, q == 0, last, of_rows + scale_at,
+                             scales, c + row * ldc, ldc, load_c});
+    }
+  }
+}
+
+template <Kind K>
+void tall(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+          const std::byte* w, int64_t, float* c, int64_t ldc, bool load_c, const std::byte* next) {
+  const int64_t at = K == Kind::kInt8 ? scale_at + 64 : 0;
+  for (int64_t row = 0; row < rows; row += kMostRows) {
+    const int64_t count = rows - row < kMostRows ? rows - row : kMostRows;
+    some_rows<K>(count, quads, a + row * a_stride, a_stride, at, scale_at, w, c + row * ldc, ldc, load_c,
+                 next);
+  }
+}
+
+/// Whole rows of int16, zeros up to a multiple of 64, then the scale. Not in place of `in`.
+void round_to_16_bits(const float* in, int64_t count, std::byte* out) {
+  const RowScale s = row_scale(largest_magnitude(in, count), kInt16Most);
+  const __m256 inverse = _mm256_set1_ps(s.inverse);
+  const int64_t padded = (count + 63) / 64 * 64;
+  auto* to = reinterpret_cast<int16_t*>(out);
+  std::memset(out, 0, static_cast<size_t>(padded) * sizeof(int16_t));
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + i), inverse));
+    const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + i + 8), inverse));
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0b11011000);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), packed);
+  }
+  for (; i < count; ++i) to[i] = static_cast<int16_t>(_mm_cvtss_si32(_mm_set_ss(in[i] * s.inverse)));
+  std::memcpy(out + padded * 2, &s.scale, sizeof s.scale);
+}
+
+constexpr Int8Kernels kInt16 = {4,
+                                {{few<1, 1>, few<1, 2>, few<1, 4>},
+                                 {few<2, 1>, few<2, 2>, nullptr},
+                                 {few<3, 1>, nullptr, nullptr},
+                                 {few<4, 1>, nullptr, nullptr}},
+                                round_to_16_bits,
+                                nullptr,
+                                nullptr,
+                                tall<Kind::kInt16>,
+                                1,
+                                24,
+                                2,
+                                0};
+
+}  // namespace
+
+void int8_tall_avx2(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+                    const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
+                    const std::byte* next) {
+  tall<Kind::kInt8>(rows, quads, a, a_stride, scale_at, w, panel_stride, c, ldc, load_c, next);
+}
+
+const Int8Kernels* int16_kernels_avx2() {
+  return &kInt16;
+}
+
+}  // namespace duet::gemm_detail
