@@ -10,61 +10,65 @@ namespace duet::gemm_detail {
 namespace {
 
 constexpr int64_t kAhead = 1024;
+// Weights are multiplied as 2^-120 of themselves, which takes no instruction. Inputs of 2^64 times their
+// value keep products and sums far from either end of float32; scales bring the rest.
+constexpr float kInputPower = 0x1p64f, kOutputPower = 0x1p56f;
 
 [[gnu::always_inline]] inline __m256i load(const std::byte* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-/// k number J of a quad of eight columns: of each lane's 16 bytes, those of its four columns come to the top
-/// of 32 bits, over zeros. Pairs of k 0 and 1 lie before those of k 2 and 3.
-template <int J>
-[[gnu::always_inline]] inline __m256 widen_step(__m256i quad) {
-  constexpr auto kFrom = [](int column) {
-    return static_cast<int>(0x00808080u | static_cast<uint32_t>(J / 2 * 8 + J % 2 + 2 * column) << 24);
-  };
-  constexpr int k0 = kFrom(0), k1 = kFrom(1), k2 = kFrom(2), k3 = kFrom(3);
-  const __m256i bytes = _mm256_shuffle_epi8(quad, _mm256_setr_epi32(k0, k1, k2, k3, k0, k1, k2, k3));
-  const __m256i bits =
-      _mm256_and_si256(_mm256_srai_epi32(bytes, 4), _mm256_set1_epi32(static_cast<int>(0x87f00000u)));
-  return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));
+/// k 0 and 1 (kSecond: 2 and 3) of quads of eight columns, as float32 of 2^-120 times the value: four bits to
+/// the right, a byte is the upper half of that. Pairs of k 0 and 1 lie before those of 2 and 3.
+struct TwoSteps {
+  __m256 even, odd;
+};
+template <bool kSecond>
+[[gnu::always_inline]] inline TwoSteps widen_steps(__m256i quads) {
+  const __m256i zero = _mm256_setzero_si256();
+  const __m256i bytes = kSecond ? _mm256_unpackhi_epi8(zero, quads) : _mm256_unpacklo_epi8(zero, quads);
+  // A product for the shift, because the two units that shift are busy with the other instructions here.
+  const __m256i shifted = _mm256_mulhi_epi16(bytes, _mm256_set1_epi16(1 << 12));
+  const __m256i halves = _mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
+  const __m256i odd = _mm256_and_si256(halves, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(halves, 16)), _mm256_castsi256_ps(odd)};
 }
 
-template <bool kFirst, int J, int R, int V>
-[[gnu::always_inline]] inline void multiply_step(__m256 (&acc)[R][V], const std::byte* quads,
-                                                 int64_t panel_stride, const float* a) {
-  __m256 x[R];
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) x[r] = _mm256_broadcast_ss(a + r * kRowWords + J);
-  // One weight at a time: with eight sums there are not registers for eight weights as well.
+/// kFirst: begins chains, with products (see gemm_avx2.cc).
+template <bool kFirst, bool kSecond, int R, int V>
+[[gnu::always_inline]] inline void multiply_steps(__m256 (&acc)[R][V], const std::byte* quads,
+                                                  int64_t panel_stride, const float* a) {
+  // One register of weights at a time: there are none for all of them besides the sums.
   DUET_UNROLL
   for (int v = 0; v < V; ++v) {
-    const __m256 w = widen_step<J>(load(quads + v / 2 * panel_stride + v % 2 * 32));
+    const TwoSteps w = widen_steps<kSecond>(load(quads + v / 2 * panel_stride + v % 2 * 32));
     DUET_UNROLL
-    for (int r = 0; r < R; ++r)
-      acc[r][v] = kFirst ? _mm256_mul_ps(x[r], w) : _mm256_fmadd_ps(x[r], w, acc[r][v]);
+    for (int r = 0; r < R; ++r) {
+      const float* x = a + r * kRowWords + (kSecond ? 2 : 0);
+      const __m256 even = _mm256_broadcast_ss(x);
+      acc[r][v] = kFirst ? _mm256_mul_ps(even, w.even) : _mm256_fmadd_ps(even, w.even, acc[r][v]);
+      acc[r][v] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + 1), w.odd, acc[r][v]);
+    }
   }
 }
 
-/// kFirst: begins a chain, with products (see gemm_avx2.cc).
 template <bool kFirst, int R, int P>
 [[gnu::always_inline]] inline void multiply_quad(__m256 (&acc)[R][2 * P], const std::byte* quads,
                                                  int64_t panel_stride, const float* a) {
   DUET_UNROLL
   for (int p = 0; p < P; ++p)
     _mm_prefetch(reinterpret_cast<const char*>(quads + p * panel_stride + kAhead), _MM_HINT_T0);
-  multiply_step<kFirst, 0>(acc, quads, panel_stride, a);
-  multiply_step<false, 1>(acc, quads, panel_stride, a);
-  multiply_step<false, 2>(acc, quads, panel_stride, a);
-  multiply_step<false, 3>(acc, quads, panel_stride, a);
+  multiply_steps<kFirst, false>(acc, quads, panel_stride, a);
+  multiply_steps<false, true>(acc, quads, panel_stride, a);
 }
 
-/// Bare sums, in the chains of the float32 tiles.
+/// Bare sums, in the chains of widened_tiles_avx2().
 template <int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
   alignas(64) float sum[R * P * 16] = {};
   for (int64_t s = 0, end; s < steps; s = end) {
-    end = steps - s < kSumSteps ? steps : s + kSumSteps;
+    end = steps - s < kSumStepsNarrow ? steps : s + kSumStepsNarrow;
     __m256 acc[R][2 * P];
     multiply_quad<true, R, P>(acc, w + s * 16, panel_stride, a + s);
     for (int64_t k = s + 4; k < end; k += 4) multiply_quad<false, R, P>(acc, w + k * 16, panel_stride, a + k);
@@ -103,10 +107,11 @@ void widen(int64_t quads, const std::byte* w, std::byte* out) {
     auto* to = reinterpret_cast<float*>(out);
     for (int half = 0; half < 2; ++half, to += 8) {
       const __m256i quad = load(w + half * 32);
-      _mm256_storeu_ps(to, widen_step<0>(quad));
-      _mm256_storeu_ps(to + 16, widen_step<1>(quad));
-      _mm256_storeu_ps(to + 32, widen_step<2>(quad));
-      _mm256_storeu_ps(to + 48, widen_step<3>(quad));
+      const TwoSteps first = widen_steps<false>(quad), second = widen_steps<true>(quad);
+      _mm256_storeu_ps(to, first.even);
+      _mm256_storeu_ps(to + 16, first.odd);
+      _mm256_storeu_ps(to + 32, second.even);
+      _mm256_storeu_ps(to + 48, second.odd);
     }
   }
 }
@@ -117,7 +122,7 @@ void add_scaled(const ScaledSums& s) {
     const int64_t left = s.columns - at;
     const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left >= 8 ? 8 : static_cast<int>(left)), lane);
     const auto* scales = reinterpret_cast<const float*>(s.scales + at / 16 * s.panel_stride);
-    const __m256 scale = _mm256_loadu_ps(scales + at % 16);
+    const __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(scales + at % 16), _mm256_set1_ps(s.power));
     const float* sums = s.sums + at;
     float* c = s.c + at;
     for (int r = 0; r < s.rows; ++r, sums += s.panels * 16, c += s.ldc) {
@@ -247,7 +252,8 @@ constexpr Int8Kernels kInt8 = {4,
 }  // namespace
 
 const WeightOnlyKernels* weight_only_avx2() {
-  static const WeightOnlyKernels kernels = {tiles(), &gemm_kernels_avx2()->f32, widen, add_scaled};
+  static const WeightOnlyKernels kernels = {tiles(), widened_tiles_avx2(), widen,        add_scaled,
+                                            256,     kInputPower,          kOutputPower, kScaledTilesAvx2};
   return &kernels;
 }
 

@@ -8,7 +8,8 @@
 namespace duet::gemm_detail {
 namespace {
 
-enum class Kind { kF32, kBf16, kF16 };
+/// kWidened: fp8 widened to float32, in the longer chains of narrow weights.
+enum class Kind { kF32, kBf16, kF16, kWidened };
 constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches its bandwidth with 1 KiB ahead
 
 template <bool kFirst, int R, int V>
@@ -30,13 +31,13 @@ template <bool kFirst, int R, int V>
 template <Kind K, bool kFirst, int S, int R, int P>
 [[gnu::always_inline]] inline void multiply_single(__m256 (&acc)[R][2 * P], const float* a,
                                                    const std::byte* w, int64_t panel_stride) {
-  constexpr int kHalf = K == Kind::kF32 ? 32 : 16;  // bytes of eight weights
+  constexpr int kHalf = K == Kind::kF16 ? 16 : 32;  // bytes of eight weights
   __m256 wide[2 * P];
   DUET_UNROLL
   for (int v = 0; v < 2 * P; ++v) {
     const std::byte* from = w + v / 2 * panel_stride + (2 * S + v % 2) * kHalf;
     if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
-    if constexpr (K == Kind::kF32) {
+    if constexpr (K != Kind::kF16) {
       wide[v] = _mm256_castsi256_ps(load(from));
     } else {
       wide[v] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -78,7 +79,7 @@ template <Kind K, int R, int P>
     for (int64_t s = 2; s < steps; s += 2)
       multiply_pair<false, R, P>(acc, a + s, w + s * 32, panel_stride, s + 1 < steps);
   } else {
-    constexpr int64_t kStepBytes = K == Kind::kF32 ? 64 : 32;
+    constexpr int64_t kStepBytes = K == Kind::kF16 ? 32 : 64;
     multiply_single<K, true, 0, R, P>(acc, a, w, panel_stride);
     int64_t s = 1;
     if (steps >= 4) {
@@ -103,12 +104,12 @@ template <Kind K, int R, int P>
   }
 }
 
+/// `sum` [R][16 · P] of all steps, chain by chain.
 template <Kind K, int R, int P>
-void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
-          bool load_c) {
+[[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
+                                              int64_t panel_stride, float (&sum)[R * P * 16]) {
   constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
-  constexpr int64_t kStepBytes = K == Kind::kF32 ? 64 : 32;
-  alignas(64) float sum[R * P * 16] = {};
+  constexpr int64_t kStepBytes = K == Kind::kF32 || K == Kind::kWidened ? 64 : 32;
   for (int64_t s = 0, end; s < steps; s = end) {
     end = steps - s < kChain ? steps : s + kChain;
     __m256 acc[R][2 * P];
@@ -123,11 +124,35 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
     }
     DUET_KEEP_IN_MEMORY(sum);
   }
+}
+
+template <Kind K, int R, int P>
+void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
+          bool load_c) {
+  alignas(64) float sum[R * P * 16] = {};
+  sum_chains<K, R, P>(steps, a, w, panel_stride, sum);
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2 * P; ++v) {
       float* to = c + r * ldc + v * 8;
       const __m256 total = _mm256_load_ps(sum + (r * 2 * P + v) * 8);
       _mm256_storeu_ps(to, load_c ? _mm256_add_ps(_mm256_loadu_ps(to), total) : total);
+    }
+  }
+}
+
+template <int R, int P>
+void scaled_tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
+                 const ScaledSums& to) {
+  alignas(64) float sum[R * P * 16] = {};
+  sum_chains<Kind::kWidened, R, P>(steps, a, w, panel_stride, sum);
+  for (int v = 0; v < 2 * P; ++v) {
+    const auto* scales = reinterpret_cast<const float*>(to.scales + v / 2 * to.panel_stride) + v % 2 * 8;
+    const __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(scales), _mm256_set1_ps(to.power));
+    for (int r = 0; r < R; ++r) {
+      float* c = to.c + r * to.ldc + v * 8;
+      const __m256 total = _mm256_load_ps(sum + (r * 2 * P + v) * 8);
+      _mm256_storeu_ps(
+          c, to.load_c ? _mm256_fmadd_ps(total, scale, _mm256_loadu_ps(c)) : _mm256_mul_ps(total, scale));
     }
   }
 }
@@ -177,6 +202,16 @@ void round_row(Rounding rounding, const float* in, int64_t count, float* out) {
 constexpr GemmKernels kKernels = {tiles<Kind::kF32>(), tiles<Kind::kBf16>(), tiles<Kind::kF16>(), round_row};
 
 }  // namespace
+
+const ScaledTileFn kScaledTilesAvx2[6][2] = {
+    {scaled_tile<1, 1>, scaled_tile<1, 2>}, {scaled_tile<2, 1>, scaled_tile<2, 2>},
+    {scaled_tile<3, 1>, scaled_tile<3, 2>}, {scaled_tile<4, 1>, nullptr},
+    {scaled_tile<5, 1>, nullptr},           {scaled_tile<6, 1>, nullptr}};
+
+const TileSet* widened_tiles_avx2() {
+  static constexpr TileSet kTiles = tiles<Kind::kWidened>();
+  return &kTiles;
+}
 
 const GemmKernels* gemm_kernels_avx2() {
   return &kKernels;

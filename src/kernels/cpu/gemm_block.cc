@@ -139,6 +139,9 @@ void pack_row(const Product& product, const float* in, int64_t k0, int64_t count
       } else {
         product.round_row(product.rounding, in + (k - k0), end - k, to);
       }
+      if (product.weight_only && product.weight_only->input_power != 1) {
+        for (int64_t i = 0; i < end - k; ++i) to[i] *= product.weight_only->input_power;
+      }
       std::fill_n(to + (end - k), padding, 0.0f);
     }
     k = end;

@@ -75,7 +75,11 @@ struct ScaledSums {
   float* c;
   int64_t ldc;
   bool load_c;
+  float power;  // what scales are multiplied by
 };
+/// A tile of TileSet whose sums go there at once, if it takes all of their columns; `to.sums` is not used.
+using ScaledTileFn = void (*)(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
+                              const ScaledSums& to);
 
 /// fp8 weights, multiplied as floats. The tiles read quads
 /// (packed.h) and widen them in registers, which pays for few rows; widen() does it once for many, into
@@ -89,6 +93,10 @@ struct WeightOnlyKernels {
   void (*add_scaled)(const ScaledSums& s);
   /// Most k of a piece. Long ones need fewer sums, short ones leave the L1 cache room for the next one.
   int64_t piece = 256;
+  /// What inputs are multiplied by when they are packed, and scales afterwards (ScaledSums).
+  float input_power = 1, output_power = 1;
+  /// By rows − 1 and one or two panels: `wide` and add_scaled() in one. May be null.
+  const ScaledTileFn (*wide_scaled)[2] = nullptr;
 };
 
 /// The largest magnitude in a row; NaN counts as the largest.
@@ -149,6 +157,9 @@ const Int8Kernels* int8_kernels_amx();
 
 const GemmKernels* gemm_kernels_portable();
 const GemmKernels* gemm_kernels_avx2();
+/// For fp8 that was widened to float32: chains of kSumStepsNarrow.
+const TileSet* widened_tiles_avx2();
+extern const ScaledTileFn kScaledTilesAvx2[6][2];
 const GemmKernels* gemm_kernels_avx512();
 /// bf16 · bf16 by vdpbf16ps. Its rounding (to nearest, subnormals flushed) is the instruction's own.
 const TileSet* dot_tiles_avx512bf16();

@@ -77,14 +77,20 @@ int64_t steps_of(const Job& job, const Piece& piece) {
   return (piece.k1 - piece.k0) / (job.product->tiles->pairs ? 2 : 1);
 }
 
-/// c (+)= sums · scales for the rows of a strip.
-void add_strip(const Job& job, const Piece& piece, const float* sums, int64_t row, int height, int64_t panel,
-               int panels, bool load_c) {
+/// Where the sums of a strip go.
+ScaledSums strip_sums(const Job& job, const Piece& piece, const float* sums, int64_t row, int height,
+                      int64_t panel, int panels, bool load_c) {
   const int64_t column = panel * kPanelColumns;
-  job.product->weight_only->add_scaled({sums, height, panels,
-                                        std::min(panels * kPanelColumns, job.n - column),
-                                        piece.scales + panel * job.panel_bytes, job.panel_bytes,
-                                        job.c + row * job.ldc + column, job.ldc, load_c});
+  return {sums,
+          height,
+          panels,
+          std::min(panels * kPanelColumns, job.n - column),
+          piece.scales + panel * job.panel_bytes,
+          job.panel_bytes,
+          job.c + row * job.ldc + column,
+          job.ldc,
+          load_c,
+          job.product->weight_only->output_power};
 }
 
 /// Few rows: widened in registers, each group of panels read from its first byte to its last.
@@ -103,7 +109,7 @@ void few_rows(const Job& job, const PackedView& w, int64_t row, int height, int6
       of_height[panels / 2](steps_of(job, piece), strip_rows(job, piece, row),
                             piece.quads + p * job.panel_bytes, job.panel_bytes, sums, panels * kPanelColumns,
                             false);
-      add_strip(job, piece, sums, row, height, p, panels, start || piece.k0 > 0);
+      kernels.add_scaled(strip_sums(job, piece, sums, row, height, p, panels, start || piece.k0 > 0));
     }
     p += panels;
   }
@@ -148,9 +154,15 @@ void many_rows(const Job& job, const PackedView& w, int64_t row0, const Strips& 
       for (int64_t i = 0; i < strips.count; ++i) {
         const int height = strips.height(i);
         prefetch_part(job, next, quads + 2, panels, i, strips.count);
-        tiles.tile[height - 1][panels / 2](steps_of(job, piece), strip_rows(job, piece, row), wide,
-                                           wide_bytes, sums, panels * kPanelColumns, false);
-        add_strip(job, piece, sums, row, height, p, panels, start || piece.k0 > 0);
+        const ScaledSums to = strip_sums(job, piece, sums, row, height, p, panels, start || piece.k0 > 0);
+        const float* rows = strip_rows(job, piece, row);
+        if (kernels.wide_scaled && to.columns == panels * kPanelColumns) {
+          kernels.wide_scaled[height - 1][panels / 2](steps_of(job, piece), rows, wide, wide_bytes, to);
+        } else {
+          tiles.tile[height - 1][panels / 2](steps_of(job, piece), rows, wide, wide_bytes, sums,
+                                             panels * kPanelColumns, false);
+          kernels.add_scaled(to);
+        }
         row += height;
       }
     }
