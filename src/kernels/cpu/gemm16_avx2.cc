@@ -80,6 +80,8 @@ void few(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, 
           const std::byte* row = a + r * a_stride + q * 8;
           acc[r][v] = add_products(acc[r][v], two_of(row), first);
           acc[r][v] = add_products(acc[r][v], two_of(row + 4), second);
+          // One after the other: else the compiler reads all rows first and keeps sums in memory.
+          asm volatile("" : "+x"(acc[r][v]));
         }
       }
     }

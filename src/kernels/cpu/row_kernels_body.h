@@ -172,25 +172,53 @@ constexpr int kMostRows = 6;
 constexpr int kMostRows = 2;
 #endif
 
-/// acc[r] += a[r][i] · w[i] for i < count. Unrolled where count is a constant.
+/// acc[r] (+)= a[r][u] · w, where `rows` has a pointer for every three rows, from which the others are one
+/// and two strides away: a pointer for each would take registers that are not there.
+template <bool kFirst, int R>
+DUET_LANE void multiply_step(Lanes (&acc)[R], const float* const (&rows)[(R + 2) / 3], int64_t a_stride,
+                             int u, const float* w) {
+  const Lanes weights = load(w);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Lanes x = splat(rows[r / 3][r % 3 * a_stride + u]);
+    acc[r] = kFirst ? x * weights : fused(x, weights, acc[r]);
+  }
+}
+
+/// acc[r] = Σ a[r][i] · w[i] over i < count > 0. The first step multiplies: the bits of a sum from zero, see
+/// gemm_avx2.cc for what it saves.
 template <int R>
 DUET_LANE void multiply_steps(Lanes (&acc)[R], const float* a, int64_t a_stride, const float* w,
                               int64_t w_stride, int64_t count) {
-  // A pointer for every three rows, from which the others are one and two strides away: a pointer for each
-  // would take registers that are not there.
   const float* rows[(R + 2) / 3];
 #pragma GCC unroll 16
-  for (int i = 0; i < (R + 2) / 3; ++i) rows[i] = a + 3 * i * a_stride;
-  for (int64_t i = 0; i < count; ++i) {
-    const Lanes weights = load(w + i * w_stride);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) acc[r] = fused(splat(rows[r / 3][r % 3 * a_stride]), weights, acc[r]);
+  for (int j = 0; j < (R + 2) / 3; ++j) rows[j] = a + 3 * j * a_stride;
+  const auto advance = [&](int64_t by) {
+    w += by * w_stride;
 #pragma GCC unroll 16
     for (int j = 0; j < (R + 2) / 3; ++j) {
-      ++rows[j];
+      rows[j] += by;
       asm("" : "+r"(rows[j]));
     }
+  };
+  multiply_step<true, R>(acc, rows, a_stride, 0, w);
+  int64_t i = 1;
+  if (count >= 4) {
+    multiply_step<false, R>(acc, rows, a_stride, 1, w + w_stride);
+    multiply_step<false, R>(acc, rows, a_stride, 2, w + 2 * w_stride);
+    multiply_step<false, R>(acc, rows, a_stride, 3, w + 3 * w_stride);
+    for (i = 4; i + 4 <= count; i += 4) {
+      advance(4);
+      multiply_step<false, R>(acc, rows, a_stride, 0, w);
+      multiply_step<false, R>(acc, rows, a_stride, 1, w + w_stride);
+      multiply_step<false, R>(acc, rows, a_stride, 2, w + 2 * w_stride);
+      multiply_step<false, R>(acc, rows, a_stride, 3, w + 3 * w_stride);
+    }
+    advance(4);
+  } else {
+    advance(1);
   }
+  for (; i < count; ++i, advance(1)) multiply_step<false, R>(acc, rows, a_stride, 0, w);
 }
 
 /// Lines [from, to) of what is to come.
@@ -210,8 +238,6 @@ void multiply_rows_tile(const RowsProduct& t, int64_t row, int64_t line, int64_t
   for (int64_t s = 0; s < t.steps; s += kLanes) {
     const float* w = t.groups ? t.groups[s / kLanes] + t.column : t.w + s * t.w_stride;
     Lanes acc[R];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) acc[r] = splat(0.0f);
     if (t.steps - s >= kLanes) {
       multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, kLanes);
     } else {
