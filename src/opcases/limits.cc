@@ -44,12 +44,13 @@ __attribute__((target("avx2,fma"))) void multiply_avx2(int64_t rounds) {
 }
 
 #define DUET_START_I256(i) __m256i a##i = x;
-#define DUET_STEP_I256(i)                                                                                  \
-  a##i = _mm256_add_epi32(a##i, _mm256_madd_epi16(_mm256_maddubs_epi16(x, _mm256_sign_epi8(z, x)), ones)); \
-  asm volatile("" : "+x"(a##i), "+x"(x), "+x"(z));
+#define DUET_STEP_I256(i)                                 \
+  a##i = _mm256_add_epi32(a##i, _mm256_madd_epi16(x, x)); \
+  asm volatile("" : "+x"(a##i), "+x"(x));
+/// As values of 16 bits: vpmaddubsw does twice as many, but not of two signed numbers, and what that takes
+/// besides needs the same two units (gemm16_avx2.cc).
 __attribute__((target("avx2"))) void multiply_int8_avx2(int64_t rounds) {
-  __m256i x = _mm256_set1_epi8(3), z = x;
-  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i x = _mm256_set1_epi16(3);
   DUET_BODY(DUET_START_I256, DUET_STEP_I256)
 }
 
@@ -119,7 +120,7 @@ Loop loop_of(CpuLevel level, Units units) {
   if (level == CpuLevel::kAmx && units != Units::kFloat)
     return units == Units::kInt8 ? Loop{multiply_amx_int8, 16384} : Loop{multiply_amx_bf16, 8192};
   if (units == Units::kInt8)
-    return level == CpuLevel::kAvx2 ? Loop{multiply_int8_avx2, 32} : Loop{multiply_vnni, 64};
+    return level == CpuLevel::kAvx2 ? Loop{multiply_int8_avx2, 16} : Loop{multiply_vnni, 64};
   if (units == Units::kBf16 && level == CpuLevel::kAvx512Bf16) return {multiply_bf16, 32};
   return level == CpuLevel::kAvx2 ? Loop{multiply_avx2, 8} : Loop{multiply_avx512, 16};
 #else

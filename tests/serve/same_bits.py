@@ -37,7 +37,7 @@ def answers(kind):
 
 def among_others(kind):
     result = [None] * len(PROMPTS)
-    others = [{"prompt": f"{PREFIX if i % 3 else ''}Chapter {i}:", "max_tokens": 20 + i % 40, "temperature": 1, "seed": i}
+    others = [{"prompt": f"{PREFIX if i % 3 else ''}Chapter {i}:", "max_tokens": 10 + i % 20, "temperature": 1, "seed": i}
               for i in range(64)]
     jobs = [(result, i, body) for i, body in enumerate(targets(kind))] + [(None, 0, body) for body in others]
     jobs = jobs[4:36] + jobs[:4] + jobs[36:]
