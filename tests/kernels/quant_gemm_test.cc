@@ -111,7 +111,7 @@ TEST_P(QuantGemm, RowsDoNotDependOnTheBatchOrTheThreads) {
 
 TEST_P(QuantGemm, NanAndInfinityStayInTheirRow) {
   const QuantCase p = GetParam();
-  constexpr int64_t kM = 8, kN = 20, kK = 33;
+  constexpr int64_t kM = 30, kN = 20, kK = 33;  // eight rows, and enough for tiles of many rows
   std::vector<float> a = test::random_floats(kM * kK, 61);
   a[2 * kK + 32] = std::numeric_limits<float>::quiet_NaN();
   a[5 * kK + 1] = std::numeric_limits<float>::infinity();
@@ -122,15 +122,17 @@ TEST_P(QuantGemm, NanAndInfinityStayInTheirRow) {
     if ((b & std::byte{0x7f}) == std::byte{0}) b = std::byte{1};
   }
   const PackedMatrix packed(w.view, test::pack_as(p.scheme));
-  std::vector<float> c(kM * kN, 3.0f);
-  TestContext t(p.level, 1, gemm_scratch_bytes(kM, kN, kK, 1), p.rounding);
-  gemm(t.cx, ConstRows(a.data(), kM, kK, kK), packed.view(), Rows(c.data(), kM, kN, kN));
-  for (int64_t m = 0; m < kM; ++m) {
-    for (int64_t n = 0; n < kN; ++n) {
-      const float v = c[static_cast<size_t>(m * kN + n)];
-      EXPECT_EQ(std::isfinite(v), m != 2 && m != 5) << m << ',' << n;
-      if (m >= 6) {
-        EXPECT_NEAR(v, 0.0f, 1e-38f);
+  for (const int64_t rows : {int64_t{8}, kM}) {
+    std::vector<float> c(kM * kN, 3.0f);
+    TestContext t(p.level, 1, gemm_scratch_bytes(rows, kN, kK, 1), p.rounding);
+    gemm(t.cx, ConstRows(a.data(), rows, kK, kK), packed.view(), Rows(c.data(), rows, kN, kN));
+    for (int64_t m = 0; m < rows; ++m) {
+      for (int64_t n = 0; n < kN; ++n) {
+        const float v = c[static_cast<size_t>(m * kN + n)];
+        EXPECT_EQ(std::isfinite(v), m != 2 && m != 5) << m << ',' << n << " of " << rows;
+        if (m == 6 || m == 7) {
+          EXPECT_NEAR(v, 0.0f, 1e-38f);
+        }
       }
     }
   }

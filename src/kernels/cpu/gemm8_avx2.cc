@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kAhead = 1024;
 // Weights are multiplied as 2^-120 of themselves, which takes no instruction. Inputs of 2^64 times their
-// value keep products and sums far from either end of float32; scales bring the rest.
+// value keep products and sums far from either end of float32 (they may be up to 2^63 themselves); scales
+// bring the rest.
 constexpr float kInputPower = 0x1p64f, kOutputPower = 0x1p56f;
 
 [[gnu::always_inline]] inline __m256i load(const std::byte* from) {

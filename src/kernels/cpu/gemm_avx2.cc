@@ -46,6 +46,15 @@ template <Kind K, bool kFirst, int S, int R, int P>
   multiply_step<kFirst, R, 2 * P>(acc, wide, a + S);
 }
 
+template <Kind K, bool kFirst, int R, int P>
+[[gnu::always_inline]] inline void multiply_four(__m256 (&acc)[R][2 * P], const float* a, const std::byte* w,
+                                                 int64_t panel_stride) {
+  multiply_single<K, kFirst, 0, R, P>(acc, a, w, panel_stride);
+  multiply_single<K, false, 1, R, P>(acc, a, w, panel_stride);
+  multiply_single<K, false, 2, R, P>(acc, a, w, panel_stride);
+  multiply_single<K, false, 3, R, P>(acc, a, w, panel_stride);
+}
+
 /// bf16: two steps, or the last one of an odd number. A word holds two k of one column: the even one below,
 /// the odd one above.
 template <bool kFirst, int R, int P>
@@ -80,27 +89,15 @@ template <Kind K, int R, int P>
       multiply_pair<false, R, P>(acc, a + s, w + s * 32, panel_stride, s + 1 < steps);
   } else {
     constexpr int64_t kStepBytes = K == Kind::kF16 ? 32 : 64;
-    multiply_single<K, true, 0, R, P>(acc, a, w, panel_stride);
-    int64_t s = 1;
-    if (steps >= 4) {
-      multiply_single<K, false, 1, R, P>(acc, a, w, panel_stride);
-      multiply_single<K, false, 2, R, P>(acc, a, w, panel_stride);
-      multiply_single<K, false, 3, R, P>(acc, a, w, panel_stride);
-      for (s = 4; s + 4 <= steps; s += 4) {
-        a += 4;
-        w += 4 * kStepBytes;
-        multiply_single<K, false, 0, R, P>(acc, a, w, panel_stride);
-        multiply_single<K, false, 1, R, P>(acc, a, w, panel_stride);
-        multiply_single<K, false, 2, R, P>(acc, a, w, panel_stride);
-        multiply_single<K, false, 3, R, P>(acc, a, w, panel_stride);
-      }
-      a += 4;
-      w += 4 * kStepBytes;
+    int64_t s = steps < 4 ? 1 : 4;
+    if (s == 1) {
+      multiply_single<K, true, 0, R, P>(acc, a, w, panel_stride);
     } else {
-      a += 1;
-      w += kStepBytes;
+      multiply_four<K, true, R, P>(acc, a, w, panel_stride);
+      for (; s + 4 <= steps; s += 4)
+        multiply_four<K, false, R, P>(acc, a + s, w + s * kStepBytes, panel_stride);
     }
-    for (; s < steps; ++s, ++a, w += kStepBytes) multiply_single<K, false, 0, R, P>(acc, a, w, panel_stride);
+    for (; s < steps; ++s) multiply_single<K, false, 0, R, P>(acc, a + s, w + s * kStepBytes, panel_stride);
   }
 }
 

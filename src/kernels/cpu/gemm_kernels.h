@@ -81,10 +81,9 @@ struct ScaledSums {
 using ScaledTileFn = void (*)(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
                               const ScaledSums& to);
 
-/// fp8 weights, multiplied as floats. The tiles read quads
-/// (packed.h) and widen them in registers, which pays for few rows; widen() does it once for many, into
-/// panels of the type that `wide` multiplies. Both give the bare sums of a piece of k within one scale;
-/// add_scaled() brings them to c.
+/// fp8 weights, multiplied as floats. The tiles read quads (packed.h) and widen them in registers, which pays
+/// for few rows; widen() does it once for many, into panels of the type that `wide` multiplies. Both give the
+/// bare sums of a piece of k within one scale; add_scaled() brings them to c.
 struct WeightOnlyKernels {
   TileSet f8;
   const TileSet* wide;
@@ -122,7 +121,7 @@ struct Int8Kernels {
   /// out may be where in is. A row with NaN or infinity gets a NaN or infinite scale.
   void (*quantise_row)(const float* in, int64_t count, std::byte* out);
   /// The same with 16 bits (Inputs::kInt16) in two rows, whose scales are 255 · s and s. Not in place. Null
-  /// where those are multiplied as floats.
+  /// where they are one row of int16 instead (int16_kernels_avx2).
   void (*split_row)(const float* in, int64_t count, std::byte* high, std::byte* low) = nullptr;
   void (*done)() = nullptr;  // as in TileSet
   /// As in TileSet, for tall_panels panels and from tall_rows rows on.

@@ -185,6 +185,15 @@ DUET_LANE void multiply_step(Lanes (&acc)[R], const float* const (&rows)[(R + 2)
   }
 }
 
+template <bool kFirst, int R>
+DUET_LANE void multiply_four(Lanes (&acc)[R], const float* const (&rows)[(R + 2) / 3], int64_t a_stride,
+                             const float* w, int64_t w_stride) {
+  multiply_step<kFirst, R>(acc, rows, a_stride, 0, w);
+  multiply_step<false, R>(acc, rows, a_stride, 1, w + w_stride);
+  multiply_step<false, R>(acc, rows, a_stride, 2, w + 2 * w_stride);
+  multiply_step<false, R>(acc, rows, a_stride, 3, w + 3 * w_stride);
+}
+
 /// acc[r] = Σ a[r][i] · w[i] over i < count > 0. The first step multiplies: the bits of a sum from zero, see
 /// gemm_avx2.cc for what it saves.
 template <int R>
@@ -201,22 +210,17 @@ DUET_LANE void multiply_steps(Lanes (&acc)[R], const float* a, int64_t a_stride,
       asm("" : "+r"(rows[j]));
     }
   };
-  multiply_step<true, R>(acc, rows, a_stride, 0, w);
   int64_t i = 1;
-  if (count >= 4) {
-    multiply_step<false, R>(acc, rows, a_stride, 1, w + w_stride);
-    multiply_step<false, R>(acc, rows, a_stride, 2, w + 2 * w_stride);
-    multiply_step<false, R>(acc, rows, a_stride, 3, w + 3 * w_stride);
-    for (i = 4; i + 4 <= count; i += 4) {
-      advance(4);
-      multiply_step<false, R>(acc, rows, a_stride, 0, w);
-      multiply_step<false, R>(acc, rows, a_stride, 1, w + w_stride);
-      multiply_step<false, R>(acc, rows, a_stride, 2, w + 2 * w_stride);
-      multiply_step<false, R>(acc, rows, a_stride, 3, w + 3 * w_stride);
-    }
-    advance(4);
-  } else {
+  if (count < 4) {
+    multiply_step<true, R>(acc, rows, a_stride, 0, w);
     advance(1);
+  } else {
+    multiply_four<true, R>(acc, rows, a_stride, w, w_stride);
+    advance(4);
+    for (i = 4; i + 4 <= count; i += 4) {
+      multiply_four<false, R>(acc, rows, a_stride, w, w_stride);
+      advance(4);
+    }
   }
   for (; i < count; ++i, advance(1)) multiply_step<false, R>(acc, rows, a_stride, 0, w);
 }
