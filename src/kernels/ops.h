@@ -46,10 +46,10 @@ enum class Accumulate : bool { kNo, kYes };  // c = a·wᵀ, or c += a·wᵀ (in
 /// block of 512 added one after the other from zero; then the blocks, from c or zero. All in float32.
 /// (bf16 × bf16 at avx512bf16: the same with the instruction's pairs for k.)
 /// f8e4m3 weights: pieces of K in place of blocks, at most 256 long and cut where scales change; a piece's
-/// sum, made as above from the bare weights, joins c times its scale. i8 weights: exact int32 sums over all
-/// of K, then (float(sum) · row's scale) · column's scale; of 16-bit inputs so for the high part (whose scale
-/// is 255 times the row's) and for the low part, and high + low (at avx2:
-/// as of f8e4m3).
+/// sum, made as above from the bare weights (at avx2 in chains of 64, with inputs times 2^64 and weights
+/// times 2^-120), joins c times its scale. i8 weights: exact int32 sums over all of K, then (float(sum) ·
+/// row's scale) · column's scale; of 16-bit inputs so for the high part (whose scale is 255 times the row's)
+/// and for the low part, and high + low; at avx2 for both in one: exact sums of 512 steps, added as floats.
 void gemm(const KernelContext& cx, ConstRows a, const PackedView& w, Rows c,
           Accumulate accumulate = Accumulate::kNo);
 size_t gemm_scratch_bytes(int64_t max_m, int64_t max_n, int64_t max_k, int threads);

@@ -29,7 +29,7 @@ template <bool kSecond>
 [[gnu::always_inline]] inline __m256i pairs_of(__m256i quads) {
   // A byte goes to the upper half of its 16 bits; the shift brings it down with its sign.
   constexpr int k = kSecond ? 0x0200'0200 : 0;
-  constexpr int c0 = 0x01800080 + (k << 0), c1 = 0x05800480 + k, c2 = 0x09800880 + k, c3 = 0x0d800c80 + k;
+  constexpr int c0 = 0x01800080 + k, c1 = 0x05800480 + k, c2 = 0x09800880 + k, c3 = 0x0d800c80 + k;
   const __m256i order = _mm256_setr_epi32(c0, c1, c2, c3, c0, c1, c2, c3);
   return _mm256_srai_epi16(_mm256_shuffle_epi8(quads, order), 8);
 }
@@ -120,7 +120,7 @@ void widen(int64_t quads, const std::byte* w, __m256i* out) {
 /// What a chunk of k does with the sums [R][16] so far, int32 or float, and where they go after the last one.
 struct Sums {
   void* kept;
-  bool resume;                 // int32: begin with them
+  bool resume;  // int32: begin with them. A constant for int16, but known as one it costs moves in the loop
   bool first, last;            // chunk
   const std::byte* row_scale;  // of row r: a_stride · r further
   const float* scales;
@@ -211,30 +211,12 @@ void tall(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int
   }
 }
 
-/// Whole rows of int16, zeros up to a multiple of 64, then the scale. Not in place of `in`.
-void round_to_16_bits(const float* in, int64_t count, std::byte* out) {
-  const RowScale s = row_scale(largest_magnitude(in, count), kInt16Most);
-  const __m256 inverse = _mm256_set1_ps(s.inverse);
-  const int64_t padded = (count + 63) / 64 * 64;
-  auto* to = reinterpret_cast<int16_t*>(out);
-  std::memset(out, 0, static_cast<size_t>(padded) * sizeof(int16_t));
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + i), inverse));
-    const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(in + i + 8), inverse));
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0b11011000);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), packed);
-  }
-  for (; i < count; ++i) to[i] = static_cast<int16_t>(_mm_cvtss_si32(_mm_set_ss(in[i] * s.inverse)));
-  std::memcpy(out + padded * 2, &s.scale, sizeof s.scale);
-}
-
 constexpr Int8Kernels kInt16 = {4,
                                 {{few<1, 1>, few<1, 2>, few<1, 4>},
                                  {few<2, 1>, few<2, 2>, nullptr},
                                  {few<3, 1>, nullptr, nullptr},
                                  {few<4, 1>, nullptr, nullptr}},
-                                round_to_16_bits,
+                                round_to_16_bits_avx2,
                                 nullptr,
                                 nullptr,
                                 tall<Kind::kInt16>,

@@ -258,6 +258,20 @@ const WeightOnlyKernels* weight_only_avx2() {
   return &kernels;
 }
 
+void round_to_16_bits_avx2(const float* in, int64_t count, std::byte* out) {
+  const FloatRow row{in, count};
+  const RowScale s = row_scale(row.largest(), kInt16Most);
+  const __m256 inverse = _mm256_set1_ps(s.inverse);
+  const int64_t padded = (count + 63) / 64 * 64;
+  auto* to = reinterpret_cast<__m256i*>(out);
+  for (int64_t i = 0; i < padded; i += 16) {
+    const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(row.at(i), inverse));
+    const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(row.at(i + 8), inverse));
+    _mm256_storeu_si256(to++, _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0b11011000));
+  }
+  *reinterpret_cast<float*>(to) = s.scale;
+}
+
 const Int8Kernels* int8_kernels_avx2() {
   return &kInt8;
 }

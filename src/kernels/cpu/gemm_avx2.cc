@@ -10,6 +10,9 @@ namespace {
 
 /// kWidened: fp8 widened to float32, in the longer chains of narrow weights.
 enum class Kind { kF32, kBf16, kF16, kWidened };
+/// Of 16 columns; of bf16 half a pair of steps.
+template <Kind K>
+constexpr int64_t kStepBytes = K == Kind::kBf16 || K == Kind::kF16 ? 32 : 64;
 constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches its bandwidth with 1 KiB ahead
 
 template <bool kFirst, int R, int V>
@@ -31,7 +34,7 @@ template <bool kFirst, int R, int V>
 template <Kind K, bool kFirst, int S, int R, int P>
 [[gnu::always_inline]] inline void multiply_single(__m256 (&acc)[R][2 * P], const float* a,
                                                    const std::byte* w, int64_t panel_stride) {
-  constexpr int kHalf = K == Kind::kF16 ? 16 : 32;  // bytes of eight weights
+  constexpr int64_t kHalf = kStepBytes<K> / 2;  // bytes of eight weights
   __m256 wide[2 * P];
   DUET_UNROLL
   for (int v = 0; v < 2 * P; ++v) {
@@ -86,18 +89,18 @@ template <Kind K, int R, int P>
   if constexpr (K == Kind::kBf16) {
     multiply_pair<true, R, P>(acc, a, w, panel_stride, steps > 1);
     for (int64_t s = 2; s < steps; s += 2)
-      multiply_pair<false, R, P>(acc, a + s, w + s * 32, panel_stride, s + 1 < steps);
+      multiply_pair<false, R, P>(acc, a + s, w + s * kStepBytes<K>, panel_stride, s + 1 < steps);
   } else {
-    constexpr int64_t kStepBytes = K == Kind::kF16 ? 32 : 64;
     int64_t s = steps < 4 ? 1 : 4;
     if (s == 1) {
       multiply_single<K, true, 0, R, P>(acc, a, w, panel_stride);
     } else {
       multiply_four<K, true, R, P>(acc, a, w, panel_stride);
       for (; s + 4 <= steps; s += 4)
-        multiply_four<K, false, R, P>(acc, a + s, w + s * kStepBytes, panel_stride);
+        multiply_four<K, false, R, P>(acc, a + s, w + s * kStepBytes<K>, panel_stride);
     }
-    for (; s < steps; ++s) multiply_single<K, false, 0, R, P>(acc, a + s, w + s * kStepBytes, panel_stride);
+    for (; s < steps; ++s)
+      multiply_single<K, false, 0, R, P>(acc, a + s, w + s * kStepBytes<K>, panel_stride);
   }
 }
 
@@ -106,11 +109,10 @@ template <Kind K, int R, int P>
 [[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
                                               int64_t panel_stride, float (&sum)[R * P * 16]) {
   constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
-  constexpr int64_t kStepBytes = K == Kind::kF32 || K == Kind::kWidened ? 64 : 32;
   for (int64_t s = 0, end; s < steps; s = end) {
     end = steps - s < kChain ? steps : s + kChain;
     __m256 acc[R][2 * P];
-    multiply<K, R, P>(acc, end - s, a + s, w + s * kStepBytes, panel_stride);
+    multiply<K, R, P>(acc, end - s, a + s, w + s * kStepBytes<K>, panel_stride);
     DUET_UNROLL
     for (int r = 0; r < R; ++r) {
       DUET_UNROLL

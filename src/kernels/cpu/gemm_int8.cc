@@ -5,7 +5,7 @@
 
 // int8 · int8. A tile takes all of K: its sums are exact integers, so there is nothing to gain from
 // blocks, and c never holds half a sum. Inputs of 16 bits are two rows of int8 next to each other, whose
-// results a piece of scratch holds until they are added.
+// results a piece of scratch holds until they are added (at avx2 one row of int16, a row like any other).
 
 namespace duet::gemm_detail {
 namespace {

@@ -150,6 +150,8 @@ const Int8Kernels* int8_kernels_portable();
 const Int8Kernels* int8_kernels_avx2();
 /// Inputs::kInt16 in one row of int16.
 const Int8Kernels* int16_kernels_avx2();
+/// Its quantise_row: int16, zeros up to a multiple of 64, then the scale. Not in place of `in`.
+void round_to_16_bits_avx2(const float* in, int64_t count, std::byte* out);
 const Int8Kernels* int8_kernels_avx512();
 const WeightOnlyKernels* weight_only_amx();
 const Int8Kernels* int8_kernels_amx();
