@@ -4,7 +4,7 @@
 namespace duet {
 namespace {
 
-constexpr FlagSpec kRows[] = {
+constexpr FlagSpec kBenchRows[] = {
     {"tokens", FlagType::kText, "LIST", "2048", kSteps, kBenchOverlap,
      "Tokens of a step (decode: sequences; mixed: prompt tokens), several separated by commas."},
     {"phase", FlagType::kChoice, "prefill|decode|mixed", "prefill", kSteps, kBenchOverlap, "Kind of step."},
@@ -48,7 +48,7 @@ constexpr FlagSpec kRows[] = {
 }  // namespace
 
 std::span<const FlagSpec> bench_flags() {
-  return kRows;
+  return kBenchRows;
 }
 
 }  // namespace duet

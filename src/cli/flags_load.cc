@@ -7,7 +7,7 @@ namespace {
 
 constexpr uint32_t kDataset = kBenchServe | kBenchThroughput;
 
-constexpr FlagSpec kRows[] = {
+constexpr FlagSpec kLoadRows[] = {
     {"backend", FlagType::kChoice, "openai|openai-chat|vllm", "openai", kLoad, kBenchServe,
      "What is asked of the server: completions (vllm is the same) or chat completions."},
     {"base-url", FlagType::kText, "URL", "", kLoad, kBenchServe,
@@ -74,7 +74,7 @@ constexpr FlagSpec kRows[] = {
 }  // namespace
 
 std::span<const FlagSpec> load_flags() {
-  return kRows;
+  return kLoadRows;
 }
 
 }  // namespace duet

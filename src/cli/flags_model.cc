@@ -4,7 +4,7 @@
 namespace duet {
 namespace {
 
-constexpr FlagSpec kRows[] = {
+constexpr FlagSpec kModelRows[] = {
     {"tokenizer", FlagType::kText, "DIR", "", kLoading,
      kGenerate | kLogits | kTokenize | kPerplexity | kServe | kBenchServe | kBenchThroughput | kBenchLatency,
      "Directory of tokenizer.json; default: the model's."},
@@ -102,7 +102,7 @@ constexpr FlagSpec kRows[] = {
 }  // namespace
 
 std::span<const FlagSpec> model_flags() {
-  return kRows;
+  return kModelRows;
 }
 
 }  // namespace duet

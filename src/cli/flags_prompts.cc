@@ -4,7 +4,7 @@
 namespace duet {
 namespace {
 
-constexpr FlagSpec kRows[] = {
+constexpr FlagSpec kPromptRows[] = {
     {"prompt", FlagType::kText, "TEXT...", "", kPrompts, kGenerate,
      "One or more prompts. In the variable: one prompt per line.", 0, 0, true, true},
     {"prompts", FlagType::kText, "FILE", "", kPrompts, kGenerate | kLogits,
@@ -61,7 +61,7 @@ constexpr FlagSpec kRows[] = {
 }  // namespace
 
 std::span<const FlagSpec> prompt_flags() {
-  return kRows;
+  return kPromptRows;
 }
 
 }  // namespace duet

@@ -4,7 +4,7 @@
 namespace duet {
 namespace {
 
-constexpr FlagSpec kRows[] = {
+constexpr FlagSpec kReportRows[] = {
     {"trace", FlagType::kText, "FILE", "", kReports, kGenerate | kBenchOverlap,
      "Write every stage's times as Chrome JSON; open it in Perfetto (ui.perfetto.dev) or read `duet trace "
      "summary FILE`."},
@@ -20,7 +20,7 @@ constexpr FlagSpec kRows[] = {
 }  // namespace
 
 std::span<const FlagSpec> report_flags() {
-  return kRows;
+  return kReportRows;
 }
 
 }  // namespace duet

@@ -4,7 +4,7 @@
 namespace duet {
 namespace {
 
-constexpr FlagSpec kRows[] = {
+constexpr FlagSpec kServeRows[] = {
     {"host", FlagType::kText, "ADDRESS", "127.0.0.1", kServing, kServe | kBenchServe,
      "Address to listen on (bench serve: of the server); 0.0.0.0 or :: is every interface."},
     {"port", FlagType::kInt, "N", "8000", kServing, kServe | kBenchServe,
@@ -86,7 +86,7 @@ constexpr IgnoredFlag kIgnored[] = {
 }  // namespace
 
 std::span<const FlagSpec> serve_flags() {
-  return kRows;
+  return kServeRows;
 }
 std::span<const IgnoredFlag> ignored_flags() {
   return kIgnored;

@@ -12,8 +12,8 @@
 namespace duet {
 namespace {
 
-constexpr size_t kWidth = 96;   // of a help page: fits a terminal that is not maximised
-constexpr size_t kColumn = 34;  // where the explanations start
+constexpr size_t kPageWidth = 96;  // of a help page: fits a terminal that is not maximised
+constexpr size_t kColumn = 34;     // where the explanations start
 
 std::string spelling(const FlagSpec& flag) {
   std::string text =
@@ -33,7 +33,7 @@ std::string wrap(const std::string& text, size_t indent) {
   while (start < text.size()) {
     const size_t end = std::min(text.find(' ', start), text.size());
     const std::string word = text.substr(start, end - start);
-    if (column > indent && column + 1 + word.size() > kWidth) {
+    if (column > indent && column + 1 + word.size() > kPageWidth) {
       out += '\n' + std::string(indent, ' ');
       column = indent;
     } else if (column > indent) {

@@ -79,7 +79,7 @@ ProbeShape step_of(const Case& c, int64_t context) {
 }
 
 /// Room for the largest step and the longest sequences.
-RankOptions options_for(const LlmOptions& o, const std::vector<Case>& cases) {
+RankOptions rank_options(const LlmOptions& o, const std::vector<Case>& cases) {
   const ModelConfig config = read_model_config(o);
   int64_t rows = 1, blocks = 1, positions = 0;
   for (const Case& c : cases) {
@@ -145,7 +145,7 @@ int verb_bench_engine(const Flags& flags, const CliContext& context) {
   LlmOptions llm = llm_options(flags);
   const std::vector<Case> cases = cases_of(flags);
   const int64_t repeats = flags.integer("repeats");
-  const RankOptions options = options_for(llm, cases);
+  const RankOptions options = rank_options(llm, cases);
   std::unique_ptr<OutputFile> json;
   if (flags.given("json") && !is_mpi_worker())
     json = std::make_unique<OutputFile>(flags.text("json"), context.out);

@@ -40,8 +40,8 @@ std::unique_ptr<OutputFile> json_file(const Flags& flags, const CliContext& cont
   return std::make_unique<OutputFile>(flags.text("output-json"), context.out);
 }
 
-void write(OutputFile& file, const ordered_json& json) {
-  file.stream() << json_text(json, 2) << '\n';
+void write(OutputFile& file, const ordered_json& report) {
+  file.stream() << json_text(report, 2) << '\n';
   file.commit();
 }
 

@@ -220,7 +220,7 @@ ordered_json examine(const Flags& flags, const CliContext& context) {
   return facts;
 }
 
-std::string text_of(const ordered_json& f) {
+std::string facts_text(const ordered_json& f) {
   const auto number = [&](const char* key) { return f[key].get<double>(); };
   std::string text = fmt::format(
       "CPU            {}\n"
@@ -259,7 +259,7 @@ int verb_doctor(const Flags& flags, const CliContext& context) {
     file.commit();
     if (flags.text("json") == "-") return kExitOk;
   }
-  context.out << text_of(facts);
+  context.out << facts_text(facts);
   return kExitOk;
 }
 

@@ -1,9 +1,9 @@
 #include "engine/engine_thread.h"
 
-#include <condition_variable>
 #include <exception>
 #include <utility>
 
+#include "base/call_through.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "engine/engine.h"
@@ -64,23 +64,7 @@ void EngineThread::abort_all() {
 }
 
 void EngineThread::call(const std::function<void(Engine&)>& work) {
-  std::mutex done_mutex;
-  std::condition_variable done_changed;
-  bool done = false;
-  std::exception_ptr error;
-  post([&] {
-    try {
-      work(engine_);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    std::lock_guard lock(done_mutex);
-    done = true;
-    done_changed.notify_one();
-  });
-  std::unique_lock lock(done_mutex);
-  done_changed.wait(lock, [&] { return done; });
-  if (error) std::rethrow_exception(error);
+  call_through([this](Work item) { post(std::move(item)); }, [&] { work(engine_); });
 }
 
 EngineLoad EngineThread::load() const {

@@ -7,10 +7,10 @@
 
 #include <condition_variable>
 #include <deque>
-#include <exception>
 #include <mutex>
 #include <thread>
 
+#include "base/call_through.h"
 #include "base/cpu.h"
 
 namespace duet {
@@ -89,23 +89,7 @@ void CommLane::post(std::function<void()> work) {
 }
 
 void CommLane::call(const std::function<void()>& work) {
-  std::mutex mutex;
-  std::condition_variable finished;
-  bool done = false;
-  std::exception_ptr error;
-  post([&] {
-    try {
-      work();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    std::lock_guard lock(mutex);
-    done = true;
-    finished.notify_one();
-  });
-  std::unique_lock lock(mutex);
-  finished.wait(lock, [&] { return done; });
-  if (error) std::rethrow_exception(error);
+  call_through([this](std::function<void()> item) { post(std::move(item)); }, work);
 }
 
 }  // namespace duet

@@ -74,23 +74,23 @@ class EventReader {
       done_ = true;
       return;
     }
-    const Json json = try_ordered_json(data);
-    if (!json.is_object()) {
+    const Json reply = try_ordered_json(data);
+    if (!reply.is_object()) {
       result_.error = fmt::format("an event that is no JSON: {}", data.substr(0, 200));
       return;
     }
-    if (json.contains("error")) {
+    if (reply.contains("error")) {
       result_.error =
-          json["error"].is_object() ? text_field(json["error"], "message") : json_text(json["error"]);
+          reply["error"].is_object() ? text_field(reply["error"], "message") : json_text(reply["error"]);
       if (result_.error.empty()) result_.error = "the server reported an error in the stream";
       return;
     }
-    if (json.contains("usage") && json["usage"].is_object()) {
-      result_.prompt_tokens = json["usage"].value("prompt_tokens", int64_t{0});
-      result_.output_tokens = json["usage"].value("completion_tokens", int64_t{0});
+    if (reply.contains("usage") && reply["usage"].is_object()) {
+      result_.prompt_tokens = reply["usage"].value("prompt_tokens", int64_t{0});
+      result_.output_tokens = reply["usage"].value("completion_tokens", int64_t{0});
     }
-    if (json.contains("choices") && json["choices"].is_array() && !json["choices"].empty())
-      choice(json["choices"][0], at_ns);
+    if (reply.contains("choices") && reply["choices"].is_array() && !reply["choices"].empty())
+      choice(reply["choices"][0], at_ns);
   }
 
   void choice(const Json& choice, int64_t at_ns) {
@@ -120,9 +120,9 @@ class EventReader {
 };
 
 std::string error_text(int status, const std::string& body) {
-  const Json json = try_ordered_json(body);
-  if (json.is_object() && json.contains("error") && json["error"].is_object()) {
-    const std::string message = text_field(json["error"], "message");
+  const Json reply = try_ordered_json(body);
+  if (reply.is_object() && reply.contains("error") && reply["error"].is_object()) {
+    const std::string message = text_field(reply["error"], "message");
     if (!message.empty()) return fmt::format("HTTP {}: {}", status, message);
   }
   return fmt::format("HTTP {}: {}", status, body.substr(0, 200));
@@ -177,11 +177,11 @@ ServedModel first_model(const OpenAiTarget& target) {
   std::string body;
   const int status = http_call(call, [&](int, std::string_view piece) { body += piece; });
   if (status != 200) throw Error(ErrorKind::kPeer, "GET /v1/models: " + error_text(status, body));
-  const Json json = try_ordered_json(body);
-  const bool any = json.is_object() && json.contains("data") && json["data"].is_array() &&
-                   !json["data"].empty() && json["data"][0].is_object();
+  const Json reply = try_ordered_json(body);
+  const bool any = reply.is_object() && reply.contains("data") && reply["data"].is_array() &&
+                   !reply["data"].empty() && reply["data"][0].is_object();
   if (!any) throw Error(ErrorKind::kPeer, "GET /v1/models lists no model; give --model");
-  return {text_field(json["data"][0], "id"), text_field(json["data"][0], "root")};
+  return {text_field(reply["data"][0], "id"), text_field(reply["data"][0], "root")};
 }
 
 }  // namespace duet

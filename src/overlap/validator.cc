@@ -10,7 +10,7 @@ namespace duet {
 
 namespace {
 
-size_t at(int index) {
+size_t index_of(int index) {
   return static_cast<size_t>(index);
 }
 
@@ -32,7 +32,7 @@ class Check {
   }
 
  private:
-  std::string label(int s) const { return stage_label(p_.stages[at(s)]); }
+  std::string label(int s) const { return stage_label(p_.stages[index_of(s)]); }
 
   void check_lanes() {
     for (const Stage& stage : p_.stages) {
@@ -46,15 +46,15 @@ class Check {
       const auto& list = p_.lane_order(lane);
       for (size_t i = 0; i < list.size(); ++i) {
         const int s = list[i];
-        if (s < 0 || at(s) >= p_.stages.size()) {
+        if (s < 0 || index_of(s) >= p_.stages.size()) {
           defects_.push_back(fmt::format("{} lane runs stage {}, which does not exist", to_string(lane), s));
-        } else if (p_.stages[at(s)].lane != lane) {
+        } else if (p_.stages[index_of(s)].lane != lane) {
           defects_.push_back(fmt::format("{} belongs on the {} lane but is queued on {}", label(s),
-                                         to_string(p_.stages[at(s)].lane), to_string(lane)));
-        } else if (position_[at(s)] >= 0) {
+                                         to_string(p_.stages[index_of(s)].lane), to_string(lane)));
+        } else if (position_[index_of(s)] >= 0) {
           defects_.push_back(fmt::format("{} is queued twice", label(s)));
         } else {
-          position_[at(s)] = filled[p_.queue_of(s)]++;
+          position_[index_of(s)] = filled[p_.queue_of(s)]++;
         }
       }
     }
@@ -81,7 +81,7 @@ class Check {
   void check_waits() {
     for (size_t s = 0; s < p_.stages.size(); ++s) {
       for (int w : p_.waits[s]) {
-        if (w < 0 || at(w) >= p_.stages.size()) {
+        if (w < 0 || index_of(w) >= p_.stages.size()) {
           defects_.push_back(
               fmt::format("{} waits for stage {}, which does not exist", label(static_cast<int>(s)), w));
         } else if (p_.queue_of(w) == p_.queue_of(p_.stages[s])) {
@@ -106,15 +106,15 @@ class Check {
       for (size_t queue = 0; queue < queues.size(); ++queue) {
         while (next[queue] < queues[queue].size()) {
           const int s = queues[queue][next[queue]];
-          const auto& waits = p_.waits[at(s)];
-          if (!std::all_of(waits.begin(), waits.end(), [&](int w) { return done[at(w)]; })) break;
+          const auto& waits = p_.waits[index_of(s)];
+          if (!std::all_of(waits.begin(), waits.end(), [&](int w) { return done[index_of(w)]; })) break;
           for (int w : waits) {
             for (size_t q = 0; q < queues.size(); ++q)
-              now[queue][q] = std::max(now[queue][q], clock_[at(w)][q]);
+              now[queue][q] = std::max(now[queue][q], clock_[index_of(w)][q]);
           }
           now[queue][queue] = static_cast<int>(++next[queue]);
-          clock_[at(s)] = now[queue];
-          done[at(s)] = moved = true;
+          clock_[index_of(s)] = now[queue];
+          done[index_of(s)] = moved = true;
         }
       }
     }
@@ -122,7 +122,7 @@ class Check {
       if (next[queue] < queues[queue].size()) {
         const int s = queues[queue][next[queue]];
         defects_.push_back(fmt::format("deadlock: {} waits for {}, which never finishes before it", label(s),
-                                       label(p_.waits[at(s)].front())));
+                                       label(p_.waits[index_of(s)].front())));
       }
     }
     return defects_.empty();
@@ -130,8 +130,8 @@ class Check {
 
   bool before(int a, int b) const {
     const size_t queue = p_.queue_of(a);
-    if (queue == p_.queue_of(b)) return position_[at(a)] < position_[at(b)];
-    return clock_[at(b)][queue] > position_[at(a)];
+    if (queue == p_.queue_of(b)) return position_[index_of(a)] < position_[index_of(b)];
+    return clock_[index_of(b)][queue] > position_[index_of(a)];
   }
 
   void conflict(int first, int second, BufferId buffer, const char* what) {
@@ -164,7 +164,7 @@ class Check {
 
   // The oracle and the baseline: it must not hide anything.
   void check_one_at_a_time() {
-    for (int s = 1; at(s) < p_.stages.size(); ++s) {
+    for (int s = 1; index_of(s) < p_.stages.size(); ++s) {
       if (!before(s - 1, s)) {
         defects_.push_back(
             fmt::format("{} may run beside {} in a sequential program", label(s), label(s - 1)));
@@ -244,7 +244,7 @@ std::vector<std::string> validate(const Program& program) {
 std::string collectives_in_order(const Program& program) {
   std::string calls;
   for (int s : program.lane_order(Lane::kComm))
-    calls += fmt::format("{} (stage {})\n", stage_label(program.stages[at(s)]), s);
+    calls += fmt::format("{} (stage {})\n", stage_label(program.stages[index_of(s)]), s);
   return calls;
 }
 

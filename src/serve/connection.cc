@@ -135,7 +135,7 @@ void Connection::reject(int status, const std::string& message) {
   request.keep_alive = false;
   exchange_ = std::make_shared<Exchange>(std::move(request), id_, waker_);
   phase_ = Phase::kWorking;
-  exchange_->respond(status, "application/json", error_body(status, message));
+  exchange_->respond(status, kJsonType, error_body(status, message));
 }
 
 bool Connection::write_more() {

@@ -23,7 +23,6 @@ namespace duet {
 
 namespace {
 
-constexpr const char* kJson = "application/json";
 // No token may come for as long as requests queue in the engine.
 constexpr int64_t kPatienceSeconds = 24 * 3600;
 // Between the end of a rank's socket and the news of why.
@@ -104,7 +103,8 @@ void Front::begin(const std::shared_ptr<Exchange>& exchange) {
     }).detach();
   } catch (const std::system_error& e) {
     --live_;
-    exchange->respond(503, kJson, error_body(503, fmt::format("no thread for another request: {}", e.what())),
+    exchange->respond(503, kJsonType,
+                      error_body(503, fmt::format("no thread for another request: {}", e.what())),
                       {{"Retry-After", "1"}});
   }
 }
@@ -113,7 +113,7 @@ void Front::relay(const std::shared_ptr<Exchange>& exchange) {
   {
     std::lock_guard lock(mutex_);
     if (!given_up_.empty()) {
-      exchange->respond(503, kJson, error_body(503, given_up_));
+      exchange->respond(503, kJsonType, error_body(503, given_up_));
       return;
     }
   }
@@ -161,7 +161,7 @@ void Front::fail(const std::shared_ptr<Exchange>& exchange, const std::string& w
     exchange->send("data: " + error_body(503, why) + "\n\n");
     exchange->end();
   } else {
-    exchange->respond(503, kJson, error_body(503, why));
+    exchange->respond(503, kJsonType, error_body(503, why));
   }
 }
 

@@ -11,6 +11,8 @@ namespace duet {
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
+constexpr const char* kJsonType = "application/json";
+
 struct HttpRequest {
   std::string method;  // "POST"
   std::string path;    // decoded, without the query: "/v1/models"

@@ -295,7 +295,7 @@ void Reply::finish() {
     for (size_t i = 0; i < choices_.size(); ++i) json["choices"].push_back(whole_choice(i));
     json["usage"] = usage();
     if (call_.prompt_logprobs >= 0 && call_.chat) json["prompt_logprobs"] = prompt_logprobs_json(0);
-    exchange_->respond(200, "application/json", json_text(json));
+    exchange_->respond(200, kJsonType, json_text(json));
     return;
   }
   if (call_.include_usage) {
@@ -314,7 +314,7 @@ void Reply::fail(const std::exception_ptr& error) {
   const ApiError reason = api_error(error);
   const std::string body = error_body(reason.status(), reason.what(), reason.type(), reason.param());
   if (!call_.stream) {
-    exchange_->respond(reason.status(), "application/json", body);
+    exchange_->respond(reason.status(), kJsonType, body);
     return;
   }
   exchange_->send("data: " + body + "\n\ndata: [DONE]\n\n");

@@ -23,7 +23,6 @@ namespace duet {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr const char* kJson = "application/json";
 // Two threads parse and tokenise: a long prompt does not hold up a short one.
 constexpr int kWorkers = 2;
 
@@ -31,7 +30,7 @@ void answer_error(const std::shared_ptr<Exchange>& exchange, const ApiError& err
   HttpHeaders headers;
   if (error.retry_after > 0) headers.emplace_back("Retry-After", std::to_string(error.retry_after));
   if (error.status() == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
-  exchange->respond(error.status(), kJson,
+  exchange->respond(error.status(), kJsonType,
                     error_body(error.status(), error.what(), error.type(), error.param()), headers);
 }
 
@@ -172,23 +171,23 @@ bool Server::answer_get(const std::shared_ptr<Exchange>& exchange) {
   if (path == "/health" || path == "/ping") {
     if (const std::string why = failure(); !why.empty()) throw ApiError(503, "the engine has failed: " + why);
     if (stopping_) throw ApiError(503, "the server is shutting down");
-    exchange->respond(200, kJson, "{}");
+    exchange->respond(200, kJsonType, "{}");
   } else if (path == "/version") {
-    exchange->respond(200, kJson, json_text(Json{{"version", options_.version}}));
+    exchange->respond(200, kJsonType, json_text(Json{{"version", options_.version}}));
   } else if (path == "/metrics") {
     exchange->respond(200, "text/plain; version=0.0.4; charset=utf-8",
                       metrics_.text(thread_->load(), steps_.sums(), http_->connections(), live_));
   } else if (path == "/") {
     exchange->respond(200, "text/html; charset=utf-8", kPage);
   } else if (path == "/debug/steps") {
-    exchange->respond(200, kJson, steps_.json());
+    exchange->respond(200, kJsonType, steps_.json());
   } else if (path == "/v1/models") {
-    exchange->respond(200, kJson, models());
+    exchange->respond(200, kJsonType, models());
   } else if (path.starts_with("/v1/models/")) {
     const std::string name = checked_model(path.substr(11));
     const Json all = read_ordered_json(models());
     for (const Json& model : all["data"]) {
-      if (model["id"] == name) exchange->respond(200, kJson, json_text(model));
+      if (model["id"] == name) exchange->respond(200, kJsonType, json_text(model));
     }
   } else {
     return false;
@@ -203,9 +202,9 @@ void Server::answer_post(const std::shared_ptr<Exchange>& exchange) {
   } else if (request.path == "/v1/chat/completions") {
     generate(exchange, true);
   } else if (request.path == "/tokenize") {
-    exchange->respond(200, kJson, tokenize(request.body));
+    exchange->respond(200, kJsonType, tokenize(request.body));
   } else if (request.path == "/detokenize") {
-    exchange->respond(200, kJson, detokenize(request.body));
+    exchange->respond(200, kJsonType, detokenize(request.body));
   } else if (request.path == "/ping") {
     answer_get(exchange);
   } else {

@@ -49,6 +49,13 @@ nlohmann::json parse_json(std::string_view text, const std::string& file) {
   }
 }
 
+void check_nesting(int depth, const std::string& path) {
+  constexpr int kMostNesting = 16;
+  if (depth > kMostNesting) {
+    throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {} is nested too deeply", path));
+  }
+}
+
 const nlohmann::json& member(const nlohmann::json& object, const char* key) {
   static const nlohmann::json null;
   if (!object.is_object()) return null;

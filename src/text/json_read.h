@@ -19,6 +19,8 @@ std::string read_string(const nlohmann::json& object, const char* key, const std
 bool read_bool(const nlohmann::json& object, const char* key, const std::string& path, bool fallback);
 /// A token id: an integer in [0, 2^24).
 int read_id(const nlohmann::json& value, const std::string& path);
+/// Error(kCorrupt) where parts of a description are nested in each other too deeply to be meant.
+void check_nesting(int depth, const std::string& path);
 /// The member, or a shared null when absent or when `object` is no object.
 const nlohmann::json& member(const nlohmann::json& object, const char* key);
 

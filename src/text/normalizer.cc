@@ -15,8 +15,6 @@ namespace duet {
 
 namespace {
 
-constexpr int kMaxNesting = 16;
-
 bool is_ascii(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
 }
@@ -67,9 +65,7 @@ Normalizer Normalizer::parse(const nlohmann::json& json) {
 }
 
 void Normalizer::parse_step(const nlohmann::json& json, const std::string& path, int depth) {
-  if (depth > kMaxNesting) {
-    throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {} is nested too deeply", path));
-  }
+  check_nesting(depth, path);
   const std::string type = read_string(json, "type", path);
   if (type == "Sequence") {
     const nlohmann::json& list = read_array(json, "normalizers", path);

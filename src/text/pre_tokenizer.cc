@@ -15,7 +15,6 @@ namespace {
 // The pattern of GPT-2, which ByteLevel applies itself when use_regex is true.
 constexpr const char* kByteLevelPattern =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-constexpr int kMaxNesting = 16;
 
 SplitBehavior parse_behavior(const std::string& name, const std::string& path) {
   if (name == "Removed") return SplitBehavior::kRemoved;
@@ -63,9 +62,7 @@ void PreTokenizer::parse_metaspace(const nlohmann::json& json, const std::string
 }
 
 void PreTokenizer::parse_step(const nlohmann::json& json, const std::string& path, int depth) {
-  if (depth > kMaxNesting) {
-    throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {} is nested too deeply", path));
-  }
+  check_nesting(depth, path);
   const std::string type = read_string(json, "type", path);
   if (type == "Sequence") {
     const nlohmann::json& list = read_array(json, "pretokenizers", path);

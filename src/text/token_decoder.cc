@@ -12,8 +12,6 @@ namespace duet {
 
 namespace {
 
-constexpr int kMaxNesting = 16;
-
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
@@ -50,9 +48,7 @@ TokenDecoder TokenDecoder::parse(const nlohmann::json& json) {
 }
 
 void TokenDecoder::parse_step(const nlohmann::json& json, const std::string& path, int depth) {
-  if (depth > kMaxNesting) {
-    throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {} is nested too deeply", path));
-  }
+  check_nesting(depth, path);
   const std::string type = read_string(json, "type", path);
   if (type == "Sequence") {
     const nlohmann::json& list = read_array(json, "decoders", path);

@@ -51,14 +51,7 @@ class TokenizerLoader {
 
 namespace {
 
-constexpr int kMaxNesting = 16;
 constexpr uintmax_t kMaxFileBytes = 1ull << 30;
-
-void check_depth(int depth, const std::string& path) {
-  if (depth > kMaxNesting) {
-    throw Error(ErrorKind::kCorrupt, fmt::format("tokenizer.json: {} is nested too deeply", path));
-  }
-}
 
 std::string read_file(const fs::path& path) {
   std::error_code error;
@@ -156,7 +149,7 @@ void TokenizerLoader::read_config(const json& config) {
 }
 
 void TokenizerLoader::read_template(const json& processor, const std::string& path, int depth) {
-  check_depth(depth, path);
+  check_nesting(depth, path);
   if (processor.is_null()) return;
   const std::string type = read_string(processor, "type", path);
   if (type == "ByteLevel") return;  // moves offsets only

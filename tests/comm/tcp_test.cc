@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "comm/collective_cases.h"
 #include "comm/communicator.h"
+#include "comm/tcp_address.h"
 #include "comm/tcp_connect.h"
 #include "comm/tcp_transport.h"
 
