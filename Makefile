@@ -34,9 +34,9 @@ bench:
 	@for b in $(BUILD)/bench/*_bench; do [ -x $$b ] && [ -f $$b ] && { echo "== $$b"; $$b || exit 1; }; done; true
 
 # FILES="a.cc b.cc" limits clang-tidy; FORMAT_ONLY=1 leaves it out.
-lint: configure
+lint: deps
 	@tools/install_deps.sh lint
-	@BUILD=$(BUILD) tools/lint.sh $(FILES)
+	@tools/lint.sh $(FILES)
 
 format:
 	@git ls-files 'src/*.cc' 'src/*.h' 'include/*.h' 'tests/*.cc' 'tests/*.h' 'bench/*.cc' 'bench/*.h' 'examples/*.cc' | xargs clang-format-14 -i

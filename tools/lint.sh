@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Format check of every source file, then clang-tidy of the named files (default: all of src).
-# FORMAT_ONLY=1 stops after the first. Needs a configured build directory (BUILD, default build).
+# FORMAT_ONLY=1 stops after the first. clang-tidy looks at each file by itself, so it has a configured folder of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=${BUILD:-build}
+build=build-lint
 
 mapfile -t sources < <(git ls-files 'src/*.cc' 'src/*.h' 'include/*.h' 'tests/*.cc' 'tests/*.h' 'bench/*.cc' \
   'bench/*.h' 'examples/*.cc' | while read -r file; do [ -f "$file" ] && echo "$file"; done)
@@ -11,6 +11,7 @@ clang-format-14 --dry-run -Werror "${sources[@]}"
 echo "format: ${#sources[@]} files as .clang-format says"
 [ "${FORMAT_ONLY:-0}" = 0 ] || exit 0
 
+cmake --preset release -B "$build" -DDUET_UNITY=OFF > /dev/null
 if [ $# -gt 0 ]; then
   files=("$@")
 else

@@ -79,10 +79,9 @@ void pack_keys(const RowKernels& kernels, Rounding rounding, const float* a, int
 void pack_values(const RowKernels& kernels, Rounding rounding, const float* values, int64_t stride, int64_t n,
                  int64_t keys, int64_t room, std::byte* temp, void* out);
 
-/// Whether a panel of keys can be read where it lies in the cache: it does not cross blocks. (Measured: with
-/// AVX2, rows of f32 that come from memory are read faster when a copy brings them.)
-inline bool reads_in_place(const CacheRows& cache, CpuLevel level) {
-  return cache.block_size % kPanelColumns == 0 && (cache.dtype == DType::kBf16 || level >= CpuLevel::kAvx512);
+/// Whether a panel of keys can be read where it lies in the cache: it does not cross blocks.
+inline bool can_read_in_place(const CacheRows& cache) {
+  return cache.block_size % kPanelColumns == 0;
 }
 
 /// Keys [first, first + n) of a tile, `first` even, from rows that lie as the products read them (`stride`

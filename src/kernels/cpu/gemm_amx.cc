@@ -243,10 +243,7 @@ void int8_tall(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride
 /// Memory alone limits this product, so what comes next may be asked for at once.
 void pair_rows(int rows, int64_t words, const std::byte* a, int64_t a_stride, const std::byte* w, float* c,
                const Streams& ahead) {
-  for (int64_t line = 0; line < ahead.lines; ++line) {
-    const std::byte* from = ahead.places[line % Streams::kPlaces] + ahead.offset;
-    _mm_prefetch(reinterpret_cast<const char*>(from + line / Streams::kPlaces * 64), _MM_HINT_T1);
-  }
+  bring(ahead, 0, ahead.lines);
   multiply<Kind::kBf16, 1, false>(rows, words, a, a_stride, w, 0, reinterpret_cast<std::byte*>(c), 64,
                                   {w, 0});
 }

@@ -76,11 +76,9 @@ void pair_rows_tile(int64_t words, const std::byte* a, int64_t a_stride, const s
     for (int r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
     for (int64_t i = s; i < end; ++i) {
       const auto pair = reinterpret_cast<__m512bh>(_mm512_loadu_si512(w + i * 64));
-      if (i % 16 == 0) {
-        for (int r = 0; r < R && line < ahead.lines; ++r, ++line) {
-          const std::byte* from = ahead.places[line % Streams::kPlaces] + ahead.offset;
-          _mm_prefetch(reinterpret_cast<const char*>(from + line / Streams::kPlaces * 64), _MM_HINT_T1);
-        }
+      if (i % 16 == 0 && line < ahead.lines) {
+        bring(ahead, line, line + R < ahead.lines ? line + R : ahead.lines);
+        line += R;
       }
       DUET_UNROLL
       for (int r = 0; r < R; ++r) {

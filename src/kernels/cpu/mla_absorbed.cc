@@ -151,7 +151,7 @@ LatentTile find_tile(const Job& job, const Token& token, int64_t first, int64_t 
   LatentTile tile;
   tile.row_bytes = 4 * (dot ? words : width);
   const bool in_place = cache.dtype == (dot ? DType::kBf16 : DType::kF32) &&
-                        cache.row_bytes() == tile.row_bytes && attention::reads_in_place(cache, job.cx.level);
+                        cache.row_bytes() == tile.row_bytes && attention::can_read_in_place(cache);
   if (!in_place) {
     attention::load_rows(job.rows, cache, token.table, first, keys, t.latent);
     for (int64_t key = 0; dot && key < keys; ++key) {

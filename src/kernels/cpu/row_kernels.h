@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "base/cpu.h"
+#include "kernels/cpu/streams.h"
 
 namespace duet {
 
@@ -27,15 +28,6 @@ struct SoftmaxTile {
   float* max = nullptr;         // [rows]
   float* sum = nullptr;         // [rows]
   float* correction = nullptr;  // [rows]: what the output so far is to be multiplied by
-};
-
-/// What a product brings to the second-level cache meanwhile: line by line from eight places in turn. A
-/// core's own prefetcher follows each of them; from one place after the other it would start anew each time.
-struct Streams {
-  static constexpr int64_t kPlaces = 8;
-  const std::byte* const* places = nullptr;
-  int64_t offset = 0;  // bytes from each place's begin
-  int64_t lines = 0;   // of all places together, spread over the product
 };
 
 /// c [rows, 16] (+)= a · w in float32, for factors that lie where they are: in chains of 16 steps, each from

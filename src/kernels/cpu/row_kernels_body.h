@@ -225,14 +225,6 @@ DUET_LANE void multiply_steps(Lanes (&acc)[R], const float* a, int64_t a_stride,
   for (; i < count; ++i, advance(1)) multiply_step<false, R>(acc, rows, a_stride, 0, w);
 }
 
-/// Lines [from, to) of what is to come.
-DUET_LANE void bring(const Streams& ahead, int64_t from, int64_t to) {
-  for (int64_t line = from; line < to; ++line) {
-    const std::byte* place = ahead.places[line % Streams::kPlaces] + ahead.offset;
-    __builtin_prefetch(place + line / Streams::kPlaces * 64, 0, 2);
-  }
-}
-
 template <int R>
 void multiply_rows_tile(const RowsProduct& t, int64_t row, int64_t line, int64_t lines) {
   const float* a = t.a + row * t.a_stride;
