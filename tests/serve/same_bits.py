@@ -1,6 +1,6 @@
 """Answers of one server, for comparison with those of others. usage: same_bits.py HOST PORT OUT.json EXPECTED
 
-Asks for a few sampled and greedy completions with log-probabilities, alone and then among 64 other requests, twice,
+Asks for a few sampled and greedy completions with log-probabilities, alone and then among 64 other requests,
 and writes what came. EXPECTED names what must have happened meanwhile: nothing, overlap, hits or preemptions.
 """
 import json
@@ -56,7 +56,7 @@ def among_others(kind):
 
 
 alone = {kind: answers(kind) for kind in ("greedy", "sampled")}
-for turn in range(2):
+for turn in range(2 if EXPECTED == "hits" else 1):  # the first leaves the blocks that the second hits
     for kind, want in alone.items():
         if among_others(kind) != want:
             sys.exit(f"{kind}: among 64 others the answer is another")
