@@ -46,12 +46,6 @@ function(duet_room name)
       # Where no raw memory is handled these checks find what ASan finds, and double the time to compile.
       target_compile_options(duet_${name} PRIVATE -fno-sanitize=null,object-size,vptr,pointer-overflow,alignment)
     endif()
-    if(DUET_SANITIZE MATCHES "undefined" AND name STREQUAL "kernels")
-      # Half of the room's time to compile, on machines that mostly can't run them; ASan and the oracles watch them.
-      set(no_undefined ";-fno-sanitize=undefined")
-    else()
-      set(no_undefined "")
-    endif()
     foreach(source ${sources})
       # A kernel file names the instruction set it is written for. No -march elsewhere: the
       # binary starts on any x86-64 and chooses at run time. (GCC 12 takes the undefined operands in
@@ -60,13 +54,17 @@ function(duet_room name)
         set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
       elseif(source MATCHES "_avx512\\.cc$")
         set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized${no_undefined}")
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized")
       elseif(source MATCHES "_amx\\.cc$")
         set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mamx-tile;-mamx-bf16;-mamx-int8;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized${no_undefined}")
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mamx-tile;-mamx-bf16;-mamx-int8;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized")
       elseif(source MATCHES "_avx512bf16\\.cc$")
         set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS
-          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mavx512vbmi;-mavx512bf16;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized${no_undefined}")
+          "-mavx2;-mfma;-mf16c;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mavx512vbmi;-mavx512bf16;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized")
+      endif()
+      if(DUET_SANITIZE MATCHES "undefined" AND source MATCHES "_(avx512|avx512bf16|amx)\\.cc$")
+        # Half of the room's time to compile, on machines that mostly can't run them; ASan and the oracles watch them.
+        set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined)
       endif()
     endforeach()
   else()
