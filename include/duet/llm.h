@@ -25,6 +25,7 @@ struct LlmOptions {
   std::string dtype = "auto";  // auto | float32 | bfloat16 | half
   std::string quantization;    // "w8a8": int8 weights and inputs, made while loading; empty: as stored
   bool float_head = false;     // with quantization: kv_b_proj and the head stay in floating point
+  std::string kv_cache_dtype = "auto";  // auto | int8 (latent attention only)
   int tensor_parallel_size = 1;
   std::string distributed_executor_backend;  // threads | mpi; empty: mpi under mpirun, else threads
   std::string comm_transport = "auto";       // auto | mpi | tcp: how MPI ranks exchange data

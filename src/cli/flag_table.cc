@@ -124,6 +124,9 @@ const char* refused_value(std::string_view flag, std::string_view value) {
     return "a checkpoint in that format runs as it is, without the flag; w8a8 makes int8 weights from any";
   }
   if (flag == "quantization") return "only w8a8 is made while loading";
+  if (flag == "kv-cache-dtype" && value.starts_with("fp8"))
+    return "a cache of fp8 is not supported; int8 takes as much memory and is closer";
+  if (flag == "kv-cache-dtype") return "the cache has the type of --dtype, or int8";
   if (flag == "load-format" && value == "gguf") return "GGUF files are not supported; use safetensors";
   if (flag == "distributed-executor-backend" && (value == "ray" || value == "uni")) {
     return "Duet's ranks are threads of one process or MPI processes";

@@ -99,6 +99,7 @@ LlmOptions llm_options(const Flags& flags) {
     throw UsageError(
         fmt::format("{} goes with {} w8a8", flags.shown("float-head"), flags.shown("quantization")));
   }
+  o.kv_cache_dtype = flags.text("kv-cache-dtype");
   o.tensor_parallel_size = place.ranks;
   o.distributed_executor_backend = place.mpi ? "mpi" : "threads";
   o.comm_transport = flags.text("comm-transport");

@@ -98,6 +98,7 @@ nlohmann::json report_json(const LlmStats& s, const LlmOptions& o) {
   return {{"version", DUET_VERSION},
           {"model", o.model},
           {"dtype", o.dtype},
+          {"kv_cache_dtype", o.kv_cache_dtype},
           {"quantization", o.quantization},
           {"tensor_parallel_size", o.tensor_parallel_size},
           {"distributed_executor_backend", o.distributed_executor_backend},

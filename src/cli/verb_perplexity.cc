@@ -115,6 +115,7 @@ int verb_eval_perplexity(const Flags& flags, const CliContext& context) {
   const nlohmann::ordered_json report = {{"model", options.model},
                                          {"file", flags.positional(1)},
                                          {"dtype", options.dtype},
+                                         {"kv_cache_dtype", options.kv_cache_dtype},
                                          {"quantization", options.quantization},
                                          {"window", size},
                                          {"stride", stride},

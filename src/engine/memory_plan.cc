@@ -42,6 +42,12 @@ constexpr int64_t kDefaultCacheTokens = 65536;
 
 MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config) {
   const ComputeDtype dtype = resolve(options.dtype, config.dtype);
+  if (options.kv_cache == KvCacheDtype::kInt8 && !config.latent_attention()) {
+    throw Error(ErrorKind::kUnsupported,
+                fmt::format("--kv-cache-dtype int8 is for models with latent attention (kv_lora_rank in "
+                            "config.json), which {} has not; leave the flag out",
+                            config.file));
+  }
   const int locals = local_ranks(options);
   BatchLimits limits;
   limits.max_rows = options.max_batched_tokens;
@@ -55,9 +61,9 @@ MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config) {
                 fmt::format("--max-model-len {}: {} has {} positions (max_position_embeddings)",
                             limits.max_positions, config.file, config.max_position_embeddings));
   }
-  const ModelBytes bytes =
-      model_bytes(config, {dtype, options.quantization, options.int8_head}, options.expert_path,
-                  options.expert_parallel, 0, options.ranks, resolve_threads(options), limits);
+  const ModelBytes bytes = model_bytes(
+      config, {dtype, options.quantization, options.int8_head, options.kv_cache}, options.expert_path,
+      options.expert_parallel, 0, options.ranks, resolve_threads(options), limits);
   MemoryPlan plan;
   plan.weights = bytes.weights;
   plan.activations = bytes.activations;

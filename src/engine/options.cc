@@ -112,6 +112,8 @@ RankOptions rank_options(const LlmOptions& o, int64_t vocab_size) {
   r.quantization = choose<Quantization>(o.quantization, "--quantization",
                                         {{"", Quantization::kAsStored}, {"w8a8", Quantization::kW8A8}});
   r.int8_head = !o.float_head;
+  r.kv_cache = choose<KvCacheDtype>(o.kv_cache_dtype, "--kv-cache-dtype",
+                                    {{"auto", KvCacheDtype::kAuto}, {"int8", KvCacheDtype::kInt8}});
   at_least(o.tensor_parallel_size, 1, "--tensor-parallel-size");
   r.ranks = o.tensor_parallel_size;
   const std::string backend = !o.distributed_executor_backend.empty() ? o.distributed_executor_backend

@@ -38,7 +38,8 @@ struct RankOptions {
   ComputeDtype dtype = ComputeDtype::kAuto;
   Quantization quantization = Quantization::kAsStored;
   bool int8_head = true;  // with kW8A8: kv_b_proj and the head become int8 too
-  int ranks = 1;          // tensor-parallel size
+  KvCacheDtype kv_cache = KvCacheDtype::kAuto;
+  int ranks = 1;  // tensor-parallel size
   Backend backend = Backend::kThreads;
   CommTransport comm_transport = CommTransport::kAuto;  // of kMpi: what data travels by
   int threads_per_rank = 0;  // 0: the machine's cores divided by the ranks on it, at least 1

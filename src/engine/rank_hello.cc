@@ -36,6 +36,7 @@ std::vector<Setting> settings_of(const RankOptions& o, const ModelConfig& c) {
       {"dtype (1: float32, 2: bfloat16, 3: half)", static_cast<int64_t>(resolve(o.dtype, c.dtype))},
       {"quantization (0: as stored, 1: w8a8)", static_cast<int64_t>(o.quantization)},
       {"float_head", !o.int8_head},
+      {"kv_cache_dtype (0: auto, 1: int8)", static_cast<int64_t>(o.kv_cache)},
       {"load_format (0: auto, 1: dummy)", static_cast<int64_t>(o.load_format)},
       {"the seed of dummy weights", static_cast<int64_t>(o.dummy_seed)},
       {"max_num_batched_tokens", o.max_batched_tokens},

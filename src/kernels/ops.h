@@ -109,9 +109,10 @@ struct MlaShape {
   float scale = 1.0f;  // softmax scale, YaRN's mscale² included
 };
 
-/// The paged cache of one layer, f32, bf16 or f16. MLA: [blocks, block_size, lora + rope], a row holds the
-/// normed latent, then the rotated k_rope. Grouped-query attention: [blocks, kv_heads, block_size, 2 ·
-/// head_dim], a row holds a key, then its value. Slot s is row s % block_size of block s / block_size.
+/// The paged cache of one layer, f32, bf16 or f16; of MLA also i8. MLA: [blocks, block_size, lora + rope], a
+/// row holds the normed latent, then the rotated k_rope (i8: as kernels/latent8.h has it). Grouped-query
+/// attention: [blocks, kv_heads, block_size, 2 · head_dim], a row holds a key, then its value. Slot s is row
+/// s % block_size of block s / block_size.
 struct PagedCache {
   void* data = nullptr;
   DType dtype = DType::kF32;
@@ -124,6 +125,8 @@ struct MlaWeights {
   std::vector<PackedMatrix> w_uk;  // absorbed form, per head [lora, nope]
   std::vector<PackedMatrix> w_uv;  // absorbed form, per head [v, lora]
 };
+/// Bytes of a row of that cache.
+int64_t latent_row_bytes(const MlaShape& shape, DType dtype);
 /// `dtype` i8 quantises each of the shapes by its own output columns; its inputs have 16 bits.
 MlaWeights pack_mla(const MlaShape& shape, const WeightView& kv_b, DType dtype);
 

@@ -24,8 +24,11 @@ int64_t scratch_bytes(const DecoderShapes& s, int threads, int64_t attention_scr
   return std::max({gate, ffn, attention_scratch}) + 64 * 64;
 }
 
-int64_t kv_bytes_per_block(const DecoderShapes& s, const BatchLimits& limits, ComputeDtype dtype) {
-  return limits.block_size * s.attention.kv * static_cast<int64_t>(dtype_bytes(kv_dtype(dtype)));
+int64_t kv_bytes_per_block(const DecoderShapes& s, const BatchLimits& limits, ComputeDtype dtype,
+                           KvCacheDtype cache) {
+  const DType type = kv_dtype(dtype, cache);
+  if (type == DType::kI8) return limits.block_size * s.attention.kv_int8_bytes;
+  return limits.block_size * s.attention.kv * static_cast<int64_t>(dtype_bytes(type));
 }
 
 }  // namespace
@@ -37,7 +40,8 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
       scratch_(static_cast<size_t>(scratch_bytes(shapes, setup.threads(), attention_scratch))),
       cx_{setup.level, setup.pool, &scratch_, rounding_of(setup.dtype)},
       buffers_(shapes_, setup.limits),
-      kv_layer_bytes_(setup.limits.kv_blocks * kv_bytes_per_block(shapes, setup.limits, setup.dtype)) {
+      kv_layer_bytes_(setup.limits.kv_blocks *
+                      kv_bytes_per_block(shapes, setup.limits, setup.dtype, setup.kv_cache)) {
   DUET_CHECK(setup.weights && setup.comm && setup.dtype != ComputeDtype::kAuto);
   kv_ = AlignedBuffer(static_cast<size_t>(kv_layer_bytes_ * shapes_.layers));
   for (int r = 0; r < shapes_.ranks; ++r)
@@ -53,13 +57,13 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
 }
 
 void Decoder::load_weights(const std::function<void(const WeightLoader& load, int64_t layer)>& attention) {
-  const WeightPolicy policy(setup_.dtype, setup_.quantization, setup_.int8_head);
+  const MemoryPolicy policy(setup_.dtype, setup_.quantization, setup_.int8_head);
   const WeightLoader load(setup_.config, shapes_, *setup_.weights, policy);
   weights_ = load.decoder([&](int64_t layer) { attention(load, layer); }, setup_.progress);
 }
 
 PagedCache Decoder::cache(size_t layer) {
-  return {kv_.data() + static_cast<int64_t>(layer) * kv_layer_bytes_, kv_dtype(setup_.dtype),
+  return {kv_.data() + static_cast<int64_t>(layer) * kv_layer_bytes_, kv_dtype(setup_.dtype, setup_.kv_cache),
           setup_.limits.block_size};
 }
 
@@ -115,7 +119,7 @@ std::span<const float> Decoder::logits() const {
   return {buffers_.logits(), static_cast<size_t>(logits_rows_ * shapes_.vocab)};
 }
 
-ModelBytes decoder_bytes(const ModelConfig& c, const DecoderShapes& s, const WeightPolicy& policy,
+ModelBytes decoder_bytes(const ModelConfig& c, const DecoderShapes& s, const MemoryPolicy& policy,
                          const BatchLimits& limits, int threads, int64_t weights, int64_t attention_scratch) {
   const int64_t element = static_cast<int64_t>(dtype_bytes(weight_dtype(policy.dtype, c.dtype)));
   ModelBytes bytes;
@@ -123,7 +127,7 @@ ModelBytes decoder_bytes(const ModelConfig& c, const DecoderShapes& s, const Wei
                   // The embedding is read where it lies; count it once per machine, as page cache.
                   (s.rank == 0 ? c.vocab_size * c.hidden_size * element : 0) +
                   limits.max_positions * s.attention.rope_dim * 4;
-  bytes.kv_per_block = s.layers * kv_bytes_per_block(s, limits, policy.dtype);
+  bytes.kv_per_block = s.layers * kv_bytes_per_block(s, limits, policy.dtype, policy.kv_cache);
   bytes.activations = BufferSizes(s, limits).bytes();
   bytes.scratch = scratch_bytes(s, threads, attention_scratch);
   bytes.max_collective_elements = std::max(limits.max_rows * s.hidden, limits.max_logits_rows * s.vocab);

@@ -134,7 +134,7 @@ class Decoder : public Model {
 inline constexpr int64_t kProjectionRows = 512;
 
 /// Bytes of one rank, from what the family knows: its weights and its attention's scratch. Pure.
-ModelBytes decoder_bytes(const ModelConfig& config, const DecoderShapes& shapes, const WeightPolicy& policy,
+ModelBytes decoder_bytes(const ModelConfig& config, const DecoderShapes& shapes, const MemoryPolicy& policy,
                          const BatchLimits& limits, int threads, int64_t weights, int64_t attention_scratch);
 
 }  // namespace duet

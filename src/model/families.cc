@@ -35,7 +35,7 @@ std::unique_ptr<Model> make_model(const ModelSetup& setup) {
   return family_of(setup.config.architecture).make(setup);
 }
 
-ModelBytes model_bytes(const ModelConfig& config, const WeightPolicy& policy, ExpertPath path,
+ModelBytes model_bytes(const ModelConfig& config, const MemoryPolicy& policy, ExpertPath path,
                        bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits) {
   return family_of(config.architecture)
       .bytes(config, policy, path, expert_parallel, rank, ranks, threads, limits);

@@ -8,7 +8,7 @@ namespace duet {
 
 struct Family {
   std::unique_ptr<Model> (*make)(const ModelSetup& setup);
-  ModelBytes (*bytes)(const ModelConfig& config, const WeightPolicy& policy, ExpertPath path,
+  ModelBytes (*bytes)(const ModelConfig& config, const MemoryPolicy& policy, ExpertPath path,
                       bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);
   std::unordered_set<std::string> (*tensor_names)(const ModelConfig& config);
 };

@@ -114,7 +114,7 @@ void GqaDecoder::write(const AttentionInput& in, const KeysValues& made, const P
   write_kv(cx(), shapes_.gqa, made.k, made.v, in.slots, kv);
 }
 
-ModelBytes gqa_bytes(const ModelConfig& c, const WeightPolicy& policy, ExpertPath path, bool expert_parallel,
+ModelBytes gqa_bytes(const ModelConfig& c, const MemoryPolicy& policy, ExpertPath path, bool expert_parallel,
                      int rank, int ranks, int threads, const BatchLimits& limits) {
   const GqaShapes s(c, path, expert_parallel, rank, ranks);
   const WeightSizes size(c, s, policy);

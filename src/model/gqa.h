@@ -50,7 +50,7 @@ class GqaDecoder : public Decoder {
   std::vector<GqaLayerWeights> attention_;  // by layer
 };
 
-ModelBytes gqa_bytes(const ModelConfig& config, const WeightPolicy& policy, ExpertPath path,
+ModelBytes gqa_bytes(const ModelConfig& config, const MemoryPolicy& policy, ExpertPath path,
                      bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);
 TensorNames gqa_tensor_names(const ModelConfig& config);
 

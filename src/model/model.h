@@ -31,6 +31,7 @@ struct ModelSetup {
   ComputeDtype dtype = ComputeDtype::kFloat32;  // resolved
   Quantization quantization = Quantization::kAsStored;
   bool int8_head = true;
+  KvCacheDtype kv_cache = KvCacheDtype::kAuto;
   ExpertPath expert_path = ExpertPath::kAllReduce;
   bool expert_parallel = false;  // whole experts per rank
   BatchLimits limits;
@@ -70,7 +71,7 @@ struct ModelBytes {
   int64_t max_collective_elements = 0;  // for Communicator::reserve
   int64_t max_all_to_all_elements = 0;
 };
-ModelBytes model_bytes(const ModelConfig& config, const WeightPolicy& policy, ExpertPath path,
+ModelBytes model_bytes(const ModelConfig& config, const MemoryPolicy& policy, ExpertPath path,
                        bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits);
 
 /// Every tensor name that the model reads on any rank, for the audit of a checkpoint.

@@ -19,14 +19,19 @@ enum class ComputeDtype : uint8_t { kAuto, kFloat32, kBfloat16, kHalf };
 /// --quantization. kW8A8: every Linear becomes int8 by output channel at load time, with int8 inputs.
 enum class Quantization : uint8_t { kAsStored, kW8A8 };
 
-/// How weights are held in memory. `int8_head`: with kW8A8, kv_b_proj and the head become int8 too, while
-/// their inputs keep 16 bits.
-struct WeightPolicy {
-  WeightPolicy(ComputeDtype d, Quantization q = Quantization::kAsStored, bool head = true)
-      : dtype(d), quantization(q), int8_head(head) {}
+/// --kv-cache-dtype. kAuto: what the compute dtype says. kInt8: a latent cache of int8 (kernels/latent8.h).
+enum class KvCacheDtype : uint8_t { kAuto, kInt8 };
+
+/// How weights and the KV cache are held in memory. `int8_head`: with kW8A8, kv_b_proj and the head become
+/// int8 too, while their inputs keep 16 bits.
+struct MemoryPolicy {
+  MemoryPolicy(ComputeDtype d, Quantization q = Quantization::kAsStored, bool head = true,
+               KvCacheDtype cache = KvCacheDtype::kAuto)
+      : dtype(d), quantization(q), int8_head(head), kv_cache(cache) {}
   ComputeDtype dtype;  // resolved
   Quantization quantization;
   bool int8_head;
+  KvCacheDtype kv_cache;
 };
 
 /// "all-reduce", "all-to-all".
@@ -38,6 +43,6 @@ ComputeDtype resolve(ComputeDtype dtype, DType checkpoint);
 Rounding rounding_of(ComputeDtype dtype);
 /// Element type of packed weights stored as `stored`, and of the KV cache.
 DType weight_dtype(ComputeDtype dtype, DType stored);
-DType kv_dtype(ComputeDtype dtype);
+DType kv_dtype(ComputeDtype dtype, KvCacheDtype cache);
 
 }  // namespace duet

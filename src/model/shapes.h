@@ -11,10 +11,11 @@ namespace duet {
 
 /// What the kind of attention decides about a rank's activations and cache, in elements.
 struct AttentionWidths {
-  int64_t q = 0;         // of a row of queries, this rank's heads
-  int64_t heads = 0;     // of a row of their outputs
-  int64_t kv = 0;        // of a token in the cache
-  int64_t rope_dim = 0;  // of the rotated part of a head
+  int64_t q = 0;              // of a row of queries, this rank's heads
+  int64_t heads = 0;          // of a row of their outputs
+  int64_t kv = 0;             // of a token in the cache
+  int64_t rope_dim = 0;       // of the rotated part of a head
+  int64_t kv_int8_bytes = 0;  // of a token in an int8 cache; 0: this kind has none
 };
 
 struct DecoderShapes {

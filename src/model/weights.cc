@@ -21,7 +21,7 @@ std::string layer_prefix(int64_t index) {
   return fmt::format("model.layers.{}.", index);
 }
 
-PackAs pack_as(const WeightPolicy& policy, WeightRole role, const WeightView& stored) {
+PackAs pack_as(const MemoryPolicy& policy, WeightRole role, const WeightView& stored) {
   const bool fp8 = stored.dtype == DType::kF8E4M3, int8 = stored.dtype == DType::kI8;
   // 8-bit weights that cannot stay so become floats.
   const DType plain = fp8 || int8 ? DType::kF32 : stored.dtype;

@@ -47,7 +47,7 @@ enum class WeightRole : uint8_t {
   kGate,  // chooses experts: stays as stored
 };
 /// How `stored` is packed.
-PackAs pack_as(const WeightPolicy& policy, WeightRole role, const WeightView& stored);
+PackAs pack_as(const MemoryPolicy& policy, WeightRole role, const WeightView& stored);
 
 /// "model.layers.<index>."
 std::string layer_prefix(int64_t index);
@@ -55,11 +55,11 @@ std::string layer_prefix(int64_t index);
 class WeightLoader {
  public:
   WeightLoader(const ModelConfig& config, const DecoderShapes& shapes, const WeightSource& source,
-               const WeightPolicy& policy)
+               const MemoryPolicy& policy)
       : c_(config), s_(shapes), source_(source), policy_(policy) {}
 
   const WeightSource& source() const { return source_; }
-  const WeightPolicy& policy() const { return policy_; }
+  const MemoryPolicy& policy() const { return policy_; }
 
   /// Rows [row_slice), columns [col_slice) of the [rows, cols] matrix `name`; without slices the whole.
   PackedMatrix pack(const std::string& name, int64_t rows, int64_t cols) const;
@@ -78,13 +78,13 @@ class WeightLoader {
   const ModelConfig& c_;
   const DecoderShapes& s_;
   const WeightSource& source_;
-  const WeightPolicy& policy_;
+  const MemoryPolicy& policy_;
 };
 
 /// Bytes of one rank's weights by the rules that WeightLoader follows, from names and sizes alone.
 class WeightSizes {
  public:
-  WeightSizes(const ModelConfig& config, const DecoderShapes& shapes, const WeightPolicy& policy)
+  WeightSizes(const ModelConfig& config, const DecoderShapes& shapes, const MemoryPolicy& policy)
       : c_(config), s_(shapes), policy_(policy) {}
 
   /// Rows [rows), columns [cols) of `module` ("model.layers.0.self_attn.o_proj").
@@ -95,7 +95,7 @@ class WeightSizes {
   /// `v` packed.
   int64_t bytes(const WeightView& v, WeightRole role) const { return bytes(v, pack_as(policy_, role, v)); }
   static int64_t bytes(const WeightView& v, PackAs as);
-  const WeightPolicy& policy() const { return policy_; }
+  const MemoryPolicy& policy() const { return policy_; }
   /// All of a rank (the embedding, which stays in the mapping, not counted). Pure.
   int64_t decoder(const std::function<int64_t(const std::string& layer)>& attention) const;
 
@@ -104,7 +104,7 @@ class WeightSizes {
 
   const ModelConfig& c_;
   const DecoderShapes& s_;
-  const WeightPolicy& policy_;
+  const MemoryPolicy& policy_;
 };
 
 using TensorNames = std::unordered_set<std::string>;

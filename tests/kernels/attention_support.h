@@ -49,7 +49,7 @@ struct Paged {
   std::vector<std::byte> bytes;
   std::vector<std::vector<int32_t>> tables;
 
-  /// `width`: elements of a cache row.
+  /// `width`: elements of a cache row, of an int8 cache its bytes.
   Paged(DType type, int block_size, int64_t width, std::span<const int64_t> lengths, uint32_t seed) {
     const auto blocks_of = [&](int64_t length) { return (length + block_size - 1) / block_size; };
     int64_t blocks = 0;
@@ -64,8 +64,12 @@ struct Paged {
     }
     const auto elements = static_cast<size_t>(blocks * block_size * width);
     bytes.resize(elements * dtype_bytes(type));
-    const std::vector<float> nan(elements, std::numeric_limits<float>::quiet_NaN());
-    convert_from_f32(nan.data(), type, bytes.data(), elements);
+    if (type == DType::kI8) {
+      std::fill(bytes.begin(), bytes.end(), std::byte{0xff});  // scales of NaN
+    } else {
+      const std::vector<float> nan(elements, std::numeric_limits<float>::quiet_NaN());
+      convert_from_f32(nan.data(), type, bytes.data(), elements);
+    }
     cache = {bytes.data(), type, block_size};
   }
 

@@ -20,6 +20,13 @@ const MlaShape kShapes[] = {
     {.heads = 5, .nope = 16, .rope = 6, .v = 16, .lora = 32, .scale = 0.2f},
     {.heads = 2, .nope = 7, .rope = 2, .v = 5, .lora = 9, .scale = 0.3f},  // odd in every dimension
 };
+// For the int8 cache: heads, latent and rotated part beyond what a panel and a group take, and odd.
+const MlaShape kInt8Shapes[] = {
+    kShapes[0],
+    kShapes[3],
+    {.heads = 17, .nope = 8, .rope = 6, .v = 8, .lora = 200, .scale = 0.2f},
+    {.heads = 3, .nope = 8, .rope = 134, .v = 8, .lora = 261, .scale = 0.05f},
+};
 
 /// One sequence: its queries and what it writes to the cache, position by position.
 struct TestSequence {
@@ -48,7 +55,9 @@ struct RunSetup {
 
 Paged cache_for(const RunSetup& setup, const MlaShape& shape, std::span<const TestSequence> sequences,
                 uint32_t seed) {
-  return {setup.cache_type, setup.block_size, int64_t{shape.lora} + shape.rope, lengths_of(sequences), seed};
+  const int64_t width =
+      setup.cache_type == DType::kI8 ? latent_row_bytes(shape, DType::kI8) : int64_t{shape.lora} + shape.rope;
+  return {setup.cache_type, setup.block_size, width, lengths_of(sequences), seed};
 }
 void write(const KernelContext& cx, const Paged& paged, const TestSequence& s, size_t index, int64_t first,
            int64_t rows) {
@@ -169,6 +178,51 @@ TEST(MlaAttention, MatchesTheOracle) {
             const auto got = run(setup, shape, weights, {&s, 1}, kLength, 3)[0];
             EXPECT_LE(worst_error(got, e.out), bound) << name_of(setup, shape, kLength);
           }
+        }
+      }
+    }
+  }
+}
+
+/// The oracle reads the same integers. Queries and probabilities are integers of 16 bits, of 13 for the
+/// rotated part: half a step of these is 2⁻¹³ of the largest value.
+TEST(MlaAttention, Int8CacheMatchesTheOracle) {
+  constexpr int64_t kLength = 150;
+  for (const MlaShape& shape : kInt8Shapes) {
+    for (const Rounding rounding : {Rounding::kNone, Rounding::kBf16}) {
+      const MlaTestWeights weights(shape, rounding);
+      const TestSequence s(shape, kLength, 7);
+      for (const AttentionForm form : {AttentionForm::kExpanded, AttentionForm::kAbsorbed}) {
+        RunSetup setup{CpuLevel::kPortable, rounding, DType::kI8, 16, 1, form};
+        const Expected e = expected(setup, s, weights);
+        const double bound =
+            error_bound(e, shape, rounding) +
+            (form == AttentionForm::kAbsorbed ? e.value_size * (e.score_size + 1.0) * 0x1p-13 / 25.0 : 0.0);
+        for (const CpuLevel level : available_cpu_levels()) {
+          setup.level = level;
+          const auto got = run(setup, shape, weights, {&s, 1}, kLength, 3)[0];
+          EXPECT_LE(worst_error(got, e.out), bound) << name_of(setup, shape, kLength);
+        }
+      }
+    }
+  }
+}
+
+TEST(MlaAttention, Int8CacheGivesTheSameBitsHoweverItIsCut) {
+  for (const CpuLevel level : available_cpu_levels()) {
+    for (const MlaShape& shape : kInt8Shapes) {
+      const MlaTestWeights weights(shape, Rounding::kNone);
+      for (const AttentionForm form : {AttentionForm::kExpanded, AttentionForm::kAbsorbed}) {
+        const TestSequence s(shape, 150, 11), other(shape, 129, 12);
+        RunSetup setup{level, Rounding::kNone, DType::kI8, 16, 1, form};
+        const auto whole = run(setup, shape, weights, {&s, 1}, 150, 1)[0];
+        for (const float v : whole) ASSERT_FALSE(std::isnan(v)) << name_of(setup, shape, 150);
+        for (const int block_size : {7, 128}) {
+          setup.block_size = block_size;
+          setup.threads = 2;
+          const TestSequence both[] = {other, s};
+          const auto got = run(setup, shape, weights, both, 40, 2)[1];
+          EXPECT_TRUE(same_bits(whole, got)) << name_of(setup, shape, 150);
         }
       }
     }
@@ -336,6 +390,37 @@ TEST(WriteLatent, RoundsAsTheOracleDoes) {
         ref::write_latent(cx, shape, latent, rope, slots, {b.data(), type, 16});
         EXPECT_EQ(a, b) << to_string(level) << " " << to_string(type) << " " << static_cast<int>(rounding);
       }
+    }
+  }
+}
+
+TEST(WriteLatent, MakesTheIntegersOfTheOracle) {
+  for (const MlaShape& shape : kInt8Shapes) {
+    TestSequence s(shape, 4, 43);
+    s.latent[static_cast<size_t>(shape.lora)] = std::numeric_limits<float>::quiet_NaN();
+    for (int64_t c = 0; c < shape.lora; ++c) s.latent[static_cast<size_t>(2 * shape.lora + c)] = 0.0f;
+    s.k_rope[static_cast<size_t>(3 * shape.rope)] = std::numeric_limits<float>::infinity();
+    const std::vector<int64_t> slots = {5, 0, 30, 7};
+    for (const CpuLevel level : available_cpu_levels()) {
+      std::vector<std::byte> a(static_cast<size_t>(32 * latent_row_bytes(shape, DType::kI8)),
+                               std::byte{0x55});
+      std::vector<std::byte> b = a;
+      const KernelContext cx{level, nullptr, nullptr, Rounding::kBf16};
+      const ConstRows latent{s.latent.data(), 4, shape.lora}, rope{s.k_rope.data(), 4, shape.rope};
+      write_latent(cx, shape, latent, rope, slots, {a.data(), DType::kI8, 16});
+      ref::write_latent(cx, shape, latent, rope, slots, {b.data(), DType::kI8, 16});
+      // All but the integers next to a scale that is not finite.
+      for (const int64_t slot : {5, 30}) {
+        const int64_t bytes = latent_row_bytes(shape, DType::kI8);
+        EXPECT_EQ(std::memcmp(a.data() + slot * bytes, b.data() + slot * bytes, static_cast<size_t>(bytes)),
+                  0)
+            << to_string(level) << " slot " << slot << " lora " << shape.lora;
+      }
+      float scales[2];
+      const int64_t bytes = latent_row_bytes(shape, DType::kI8), groups = (shape.lora + 127) / 128;
+      std::memcpy(&scales[0], a.data(), 4);
+      std::memcpy(&scales[1], a.data() + 7 * bytes + 4 * groups, 4);
+      EXPECT_TRUE(std::isnan(scales[0]) && std::isinf(scales[1])) << to_string(level);
     }
   }
 }

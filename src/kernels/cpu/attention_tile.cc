@@ -58,7 +58,7 @@ void load_rows(const RowKernels& kernels, const CacheRows& cache, const int32_t*
 }
 
 void copy_rows(const CacheRows& cache, const int32_t* block_table, int64_t first, int64_t keys, void* out) {
-  const int64_t row_bytes = cache.row_bytes();
+  const int64_t row_bytes = cache.row_bytes;
   for_runs(cache, block_table, first, keys, [&](const std::byte* from, int64_t index, int64_t count) {
     std::memcpy(static_cast<std::byte*>(out) + index * row_bytes, from,
                 static_cast<size_t>(count * row_bytes));
@@ -67,7 +67,7 @@ void copy_rows(const CacheRows& cache, const int32_t* block_table, int64_t first
 
 void prefetch_rows(const CacheRows& cache, const int32_t* block_table, int64_t first, int64_t keys) {
   constexpr int64_t kLine = 64;
-  const int64_t row_bytes = cache.row_bytes();
+  const int64_t row_bytes = cache.row_bytes;
   for_runs(cache, block_table, first, keys, [&](const std::byte* from, int64_t, int64_t count) {
     for (int64_t b = 0; b < count * row_bytes; b += kLine) __builtin_prefetch(from + b, 0, 2);
   });

@@ -44,14 +44,13 @@ struct CacheRows {
   int64_t block_size;  // tokens
   int64_t block_rows;  // rows from one block to the next
   int64_t width;       // elements of a row
-
-  int64_t row_bytes() const { return width * static_cast<int64_t>(dtype_bytes(dtype)); }
+  int64_t row_bytes;
 };
 
 inline const std::byte* row_at(const CacheRows& cache, const int32_t* block_table, int64_t position) {
   const int64_t inside = position % cache.block_size;
   return cache.data +
-         (int64_t{block_table[position / cache.block_size]} * cache.block_rows + inside) * cache.row_bytes();
+         (int64_t{block_table[position / cache.block_size]} * cache.block_rows + inside) * cache.row_bytes;
 }
 
 /// Rows of positions [first, first + keys) as f32, [keys, width].

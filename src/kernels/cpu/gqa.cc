@@ -39,8 +39,13 @@ struct Job {
   /// Keys and values of one head, side by side.
   attention::CacheRows cache_rows(int64_t kv_head) const {
     const int64_t width = 2 * shape.head_dim, bs = cache.block_size;
-    const int64_t skip = kv_head * bs * width * static_cast<int64_t>(dtype_bytes(cache.dtype));
-    return {static_cast<const std::byte*>(cache.data) + skip, cache.dtype, bs, shape.kv_heads * bs, width};
+    const int64_t row_bytes = width * static_cast<int64_t>(dtype_bytes(cache.dtype));
+    return {static_cast<const std::byte*>(cache.data) + kv_head * bs * row_bytes,
+            cache.dtype,
+            bs,
+            shape.kv_heads * bs,
+            width,
+            row_bytes};
   }
   /// Whether the cache holds just what the products read.
   bool direct() const {
@@ -171,7 +176,7 @@ void pack_tile(const Job& job, const Block& block, int64_t first, int64_t keys, 
   const bool in_place = !keep && attention::can_read_in_place(cache) &&
                         (cache.dtype == DType::kBf16 || job.cx.level >= CpuLevel::kAvx512);
   if (!in_place) attention::copy_rows(cache, block.table, first, keys, t.raw);
-  const int64_t units = cache.row_bytes() / 8;  // of 32 bits, in a key
+  const int64_t units = cache.row_bytes / 8;  // of 32 bits, in a key
   auto* to = reinterpret_cast<uint32_t*>(t.keys);
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
     // The next tile comes to L2 while this one is packed; a whole tile at once would fill the queues of the
@@ -179,7 +184,7 @@ void pack_tile(const Job& job, const Block& block, int64_t first, int64_t keys, 
     const int64_t next = first + kTile + key, n = std::min(kPanelColumns, keys - key);
     if (next < end) attention::prefetch_rows(cache, block.table, next, std::min(kPanelColumns, end - next));
     const std::byte* rows =
-        in_place ? attention::row_at(cache, block.table, first + key) : t.raw + key * cache.row_bytes();
+        in_place ? attention::row_at(cache, block.table, first + key) : t.raw + key * cache.row_bytes;
     job.rows.pack_columns(reinterpret_cast<const uint32_t*>(rows), 2 * units, n, units, to + key * units);
     pack_values_as_they_lie(job, rows, key, n, t);
   }

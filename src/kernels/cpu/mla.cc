@@ -1,7 +1,7 @@
 // Multi-head latent attention: packing, the cache write, and the call that serves both forms.
 #include <vector>
 
-#include "kernels/cpu/mla_tile.h"
+#include "kernels/cpu/mla_latent8.h"
 
 namespace duet {
 
@@ -25,21 +25,40 @@ MlaWeights pack_mla(const MlaShape& shape, const WeightView& kv_b, DType dtype) 
   return w;
 }
 
+int64_t latent_row_bytes(const MlaShape& shape, DType dtype) {
+  if (dtype == DType::kI8) return mla::row_of(shape).bytes();
+  return (shape.lora + shape.rope) * static_cast<int64_t>(dtype_bytes(dtype));
+}
+
 void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows latent, ConstRows k_rope,
                   std::span<const int64_t> slots, const PagedCache& cache) {
   DUET_CHECK(latent.cols == shape.lora && k_rope.cols == shape.rope && latent.rows == k_rope.rows &&
              static_cast<int64_t>(slots.size()) == latent.rows);
   const RowKernels& kernels = row_kernels(cx.level);
   const auto element = static_cast<int64_t>(dtype_bytes(cache.dtype));
-  const int64_t width = shape.lora + shape.rope;
+  const int64_t row_bytes = latent_row_bytes(shape, cache.dtype);
   for (int64_t r = 0; r < latent.rows; ++r) {
     const int64_t slot = slots[static_cast<size_t>(r)];
     DUET_CHECK(slot >= 0);
-    std::byte* to = static_cast<std::byte*>(cache.data) + slot * width * element;
+    std::byte* to = static_cast<std::byte*>(cache.data) + slot * row_bytes;
+    if (cache.dtype == DType::kI8) {
+      mla::store_row8(kernels, mla::row_of(shape), latent.row(r), k_rope.row(r), to);
+      continue;
+    }
     attention::store_rounded(kernels, cx.rounding, latent.row(r), shape.lora, cache.dtype, to);
     attention::store_rounded(kernels, cx.rounding, k_rope.row(r), shape.rope, cache.dtype,
                              to + shape.lora * element);
   }
+}
+
+void mla::load_latent(const Job& job, const int32_t* block_table, int64_t first, int64_t keys, float* out) {
+  const attention::CacheRows cache = job.cache_rows();
+  if (cache.dtype != DType::kI8) {
+    attention::load_rows(job.rows, cache, block_table, first, keys, out);
+    return;
+  }
+  for (int64_t key = 0; key < keys; ++key, out += job.width())
+    load_row8(job.rows, row_of(job.shape), attention::row_at(cache, block_table, first + key), out);
 }
 
 void mla_attention(const KernelContext& cx, const MlaShape& shape, const MlaWeights& w, ConstRows q,

@@ -5,7 +5,7 @@
 // positions and segments are merged in ascending order, so the split that keeps several threads
 // busy on one long context depends on the token's position alone.
 #include "kernels/cpu/gemm_block.h"
-#include "kernels/cpu/mla_tile.h"
+#include "kernels/cpu/mla_latent8.h"
 
 namespace duet::mla {
 
@@ -33,18 +33,13 @@ struct ThreadScratch {
   float* scores;      // [heads, kTile]
   float* correction;  // [heads]
   std::byte* gemm;
-};
-
-struct Partial {  // of one unit: one segment of one token
-  float* max;     // [heads]
-  float* sum;
-  float* out;  // [heads, lora]
+  std::byte* segment8;
 };
 
 struct Shared {
   float* query;   // [kBatch, heads, lora + rope]
   Partial state;  // [kBatch] of each
-  Partial units;  // [units] of each
+  Partial units;  // [units] of each: one segment of one token
   int64_t unit_count;
   std::byte* threads;
   size_t per_thread;
@@ -70,6 +65,7 @@ ThreadScratch carve_thread(const MlaShape& s, Carver& c) {
       std::max({gemm_scratch_bytes(kBatch, s.lora, s.nope, 1), gemm_scratch_bytes(kBatch, s.v, s.lora, 1),
                 gemm_scratch_bytes(heads, kValueColumns, kTile, 1)});
   t.gemm = c.take<std::byte>(static_cast<int64_t>(gemm));
+  t.segment8 = c.take<std::byte>(static_cast<int64_t>(segment8_bytes(s)));
   return t;
 }
 
@@ -112,7 +108,7 @@ void prefetch_next(const Job& job, const std::vector<PackedMatrix>& of_heads, in
 }
 
 /// query[i][head] = (q_nope · w_uk, q_rope) for the tokens of the batch, rounded as the products with keys
-/// round their inputs (the dot product of bf16 does so itself).
+/// round their inputs (the dot product of bf16 does so itself, and integers come from what is not rounded).
 void project_queries(const Job& job, const Shared& g, std::span<const Token> tokens, int64_t head,
                      const ThreadScratch& t) {
   const MlaShape& s = job.shape;
@@ -128,7 +124,7 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
   gemm_single(job.cx.level, job.cx.rounding, {t.gather, n, s.nope},
               job.weights.w_uk[static_cast<size_t>(head)].view(), {query, n, s.lora, stride}, Accumulate::kNo,
               t.gemm);
-  if (gemm_detail::choose_pair_rows(job.cx.level, job.cx.rounding)) return;
+  if (job.cache.dtype == DType::kI8 || gemm_detail::choose_pair_rows(job.cx.level, job.cx.rounding)) return;
   for (int64_t i = 0; i < n; ++i) {
     attention::round_in_place(job.rows, job.cx.rounding, query + i * stride, job.width());
   }
@@ -151,7 +147,7 @@ LatentTile find_tile(const Job& job, const Token& token, int64_t first, int64_t 
   LatentTile tile;
   tile.row_bytes = 4 * (dot ? words : width);
   const bool in_place = cache.dtype == (dot ? DType::kBf16 : DType::kF32) &&
-                        cache.row_bytes() == tile.row_bytes && attention::can_read_in_place(cache);
+                        cache.row_bytes == tile.row_bytes && attention::can_read_in_place(cache);
   if (!in_place) {
     attention::load_rows(job.rows, cache, token.table, first, keys, t.latent);
     for (int64_t key = 0; dot && key < keys; ++key) {
@@ -304,18 +300,7 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
     const int64_t keys = std::min(kTile, end - first);
     const LatentTile latent = find_tile(job, token, first, keys, end, dot != nullptr, t);
     score(job, latent, keys, dot, t);
-    SoftmaxTile tile;
-    tile.scores = t.scores;
-    tile.stride = kTile;
-    tile.rows = heads;
-    tile.keys = keys;
-    tile.first_valid = keys;
-    tile.step = 0;
-    tile.scale = s.scale;
-    tile.first = first == begin;
-    tile.max = into.max;
-    tile.sum = into.sum;
-    tile.correction = t.correction;
+    const SoftmaxTile tile = softmax_of_heads(s, t.scores, kTile, keys, first == begin, into, t.correction);
     job.rows.softmax(tile);
     if (first > begin) attention::correct(job.rows, tile, {into.out, heads, s.lora});
     (dot ? add_values_bf16 : add_values)(job, latent, keys, first > begin, into.out, t);
@@ -385,8 +370,13 @@ void run_batch(const Job& job, const Shared& g, std::span<const Token> tokens) {
       const Unit unit = find_unit(tokens, wave + i);
       const Token& token = tokens[static_cast<size_t>(unit.token)];
       const int64_t begin = unit.segment * kSegment;
-      attend_segment(job, token, g.query + unit.token * s.heads * job.width(), begin,
-                     std::min(begin + kSegment, token.position + 1), at(s, g.units, i), t);
+      const int64_t end = std::min(begin + kSegment, token.position + 1);
+      const float* query = g.query + unit.token * s.heads * job.width();
+      if (job.cache.dtype == DType::kI8) {
+        attend_segment8(job, token.table, query, begin, end, at(s, g.units, i), t.segment8);
+      } else {
+        attend_segment(job, token, query, begin, end, at(s, g.units, i), t);
+      }
     });
     for_items(job, g, s.heads, [&](int64_t head, const ThreadScratch&) {
       for (int64_t i = 0; i < count; ++i) {

@@ -252,7 +252,7 @@ void run_block(const Job& job, const Block& block, ExpandedTiles* tiles, const S
                     TileRoom::tile(*tiles, job.shape, job.cx.rounding, slot, head), true);
         continue;
       }
-      if (!loaded) attention::load_rows(job.rows, job.cache_rows(), block.table, first, keys, t.latent);
+      if (!loaded) load_latent(job, block.table, first, keys, t.latent);
       loaded = true;
       expand_head(job, head, keys, t, t.tile);
       attend_tile(job, block, h, first, keys, t, t.tile, false);
@@ -301,7 +301,7 @@ std::vector<std::span<const int32_t>> share_tiles(const Job& job, const Cut& cut
     const Scratch t = carve(job.shape, carver);
     const NewTile& tile = pending[static_cast<size_t>(item / cut.groups)];
     const int64_t begin = item % cut.groups * cut.head_group;
-    attention::load_rows(job.rows, job.cache_rows(), tile.table, tile.first, kTile, t.latent);
+    load_latent(job, tile.table, tile.first, kTile, t.latent);
     for (int64_t head = begin; head < std::min<int64_t>(begin + cut.head_group, job.shape.heads); ++head) {
       expand_head(job, head, kTile, t, TileRoom::tile(*tiles, job.shape, job.cx.rounding, tile.slot, head));
       TileRoom::spoilt(*tiles, job.shape, tile.slot, head) = has_spoilt_values(job, kTile, t);

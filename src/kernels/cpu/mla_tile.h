@@ -21,13 +21,42 @@ struct Job {
   Rows out;
   const RowKernels& rows;
 
-  int64_t width() const { return shape.lora + shape.rope; }   // of a cache row
+  int64_t width() const { return shape.lora + shape.rope; }   // values of a cache row
   int64_t q_head() const { return shape.nope + shape.rope; }  // columns of a head in q
   attention::CacheRows cache_rows() const {
-    return {static_cast<const std::byte*>(cache.data), cache.dtype, cache.block_size, cache.block_size,
-            width()};
+    return {
+        static_cast<const std::byte*>(cache.data), cache.dtype, cache.block_size, cache.block_size, width(),
+        latent_row_bytes(shape, cache.dtype)};
   }
 };
+
+/// Where the softmax of a run of keys stands, for all heads of a token.
+struct Partial {
+  float* max;  // [heads]
+  float* sum;
+  float* out;  // [heads, lora]
+};
+
+/// The softmax of a tile of keys that all heads of a token see; `first`: of the run.
+inline SoftmaxTile softmax_of_heads(const MlaShape& shape, float* scores, int64_t stride, int64_t keys,
+                                    bool first, const Partial& into, float* correction) {
+  SoftmaxTile tile;
+  tile.scores = scores;
+  tile.stride = stride;
+  tile.rows = shape.heads;
+  tile.keys = keys;
+  tile.first_valid = keys;
+  tile.step = 0;
+  tile.scale = shape.scale;
+  tile.first = first;
+  tile.max = into.max;
+  tile.sum = into.sum;
+  tile.correction = correction;
+  return tile;
+}
+
+/// Rows of positions [first, first + keys) as f32, [keys, lora + rope].
+void load_latent(const Job& job, const int32_t* block_table, int64_t first, int64_t keys, float* out);
 
 /// Expanded form of all expanded spans; absorbed form of all absorbed spans. `scratch` has room
 /// for the *_bytes below.

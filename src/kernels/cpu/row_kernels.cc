@@ -1,5 +1,6 @@
 #include "kernels/cpu/row_kernels.h"
 
+#include "kernels/cpu/row_integers_body.h"
 #include "kernels/cpu/row_kernels_body.h"
 #include "tensor/dtype.h"
 
@@ -33,6 +34,11 @@ const RowKernels kRowKernelsPortable = {
     .pack_columns = pack_columns_block,
     .pack_rows_f32 = pack_rows_f32_block,
     .pack_rows_bf16 = pack_rows_bf16_block,
+    .multiply_i16 = multiply_i16,
+    .to_i16 = to_i16,
+    .i8_to_i16 = i8_to_i16,
+    .i8_to_f32 = i8_to_f32,
+    .pack_rows_i8 = pack_rows_i8,
 };
 
 const RowKernels& row_kernels(CpuLevel level) {

@@ -49,6 +49,22 @@ struct RowsProduct {
   Streams ahead;
 };
 
+/// c [rows, 16] (+)= (float(Σ a · w) · the row's scale) · the column's, for integers whose sum stays within
+/// 32 bits and is exact.
+struct IntProduct {
+  const int16_t* a = nullptr;  // [rows, 2 · pairs], rows `a_stride` apart
+  int64_t a_stride = 0;
+  int64_t rows = 0;  // any number
+  int64_t pairs = 0;
+  const int16_t* w = nullptr;            // [pairs][16][2]
+  const float* row_scales = nullptr;     // [rows]
+  const float* column_scales = nullptr;  // [16]
+  float* c = nullptr;
+  int64_t ldc = 0;
+  bool load_c = false;
+  Streams ahead;
+};
+
 struct RowKernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   /// Pairs (2j, 2j+1) of x rotated by cos[j], sin[j], j < half.
@@ -78,6 +94,17 @@ struct RowKernels {
   void (*pack_rows_f32)(const float* rows, int64_t stride, int64_t k, int64_t n, float* out, int64_t panel);
   void (*pack_rows_bf16)(const uint16_t* rows, int64_t stride, int64_t k, int64_t n, uint16_t* out,
                          int64_t panel);
+
+  // Integers (row_integers_body.h), for the int8 latent cache (kernels/latent8.h).
+  void (*multiply_i16)(const IntProduct& product);
+  /// out[i] = round(v[i] / scale) with v = x · factors (null: x) and scale = the largest |v| / most, which is
+  /// returned; 0 for values that are all below 1e-30, NaN or infinite where a value is.
+  float (*to_i16)(const float* x, const float* factors, int64_t n, int most, int16_t* out);
+  void (*i8_to_i16)(const int8_t* x, int64_t n, int16_t* out);
+  /// out = x · scale.
+  void (*i8_to_f32)(const int8_t* x, float scale, int64_t n, float* out);
+  /// `columns` ≤ 16 of k rows → [⌈k / 2⌉][16][2], zero behind their ends.
+  void (*pack_rows_i8)(const int8_t* rows, int64_t stride, int64_t k, int64_t columns, int16_t* out);
 };
 
 const RowKernels& row_kernels(CpuLevel level);

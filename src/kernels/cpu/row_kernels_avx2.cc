@@ -1,6 +1,7 @@
 #include "kernels/cpu/row_kernels.h"
 
 #if defined(__x86_64__)
+#include "kernels/cpu/row_integers_body.h"
 #include "kernels/cpu/row_kernels_body.h"
 
 namespace duet {
@@ -21,6 +22,11 @@ const RowKernels kRowKernelsAvx2 = {
     .pack_columns = pack_columns_block,
     .pack_rows_f32 = pack_rows_f32_block,
     .pack_rows_bf16 = pack_rows_bf16_block,
+    .multiply_i16 = multiply_i16,
+    .to_i16 = to_i16,
+    .i8_to_i16 = i8_to_i16,
+    .i8_to_f32 = i8_to_f32,
+    .pack_rows_i8 = pack_rows_i8,
 };
 
 }  // namespace duet

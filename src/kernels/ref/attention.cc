@@ -1,6 +1,8 @@
 #include "kernels/ref/attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace duet::ref {
 
@@ -21,11 +23,65 @@ double cache_element(const PagedCache& cache, int64_t index) {
   return static_cast<double>(value);
 }
 
-double cache_at(const PagedCache& cache, const AttentionSpan& span, int64_t width, int64_t position,
+template <typename T>
+T read_as(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+/// Of an int8 row (kernels/latent8.h): scales, then the rotated part, then the latent.
+double latent8_at(const std::byte* row, const MlaShape& shape, int64_t column) {
+  const int64_t groups = (shape.lora + 127) / 128;
+  const std::byte* rope = row + 4 * (groups + 1);
+  if (column >= shape.lora) {
+    const auto value = read_as<int16_t>(rope + 2 * (column - shape.lora));
+    return static_cast<double>(value) * static_cast<double>(read_as<float>(row + 4 * groups));
+  }
+  const auto value = read_as<int8_t>(rope + int64_t{2} * shape.rope + column);
+  return static_cast<double>(value) * static_cast<double>(read_as<float>(row + 4 * (column / 128)));
+}
+
+double cache_at(const PagedCache& cache, const AttentionSpan& span, const MlaShape& shape, int64_t position,
                 int64_t column) {
   const int64_t slot =
       int64_t{span.block_table[position / cache.block_size]} * cache.block_size + position % cache.block_size;
-  return cache_element(cache, slot * width + column);
+  if (cache.dtype == DType::kI8) {
+    const auto* rows = static_cast<const std::byte*>(cache.data);
+    return latent8_at(rows + slot * latent_row_bytes(shape, DType::kI8), shape, column);
+  }
+  return cache_element(cache, slot * (shape.lora + shape.rope) + column);
+}
+
+/// `n` values as integers of at most `most`, T each; returns their scale.
+template <typename T>
+float put_integers(const float* x, int64_t n, int most, std::byte* to) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    if (std::isnan(x[i])) largest = x[i];
+    if (!std::isnan(largest)) largest = std::max(largest, std::abs(x[i]));
+  }
+  const bool zero = largest < 1e-30f;
+  const float scale = zero ? 0.0f : largest / static_cast<float>(most);
+  for (int64_t i = 0; i < n; ++i) {
+    const float q = zero ? 0.0f : std::nearbyint(x[i] * (1.0f / scale));
+    const T value = std::isfinite(q) ? static_cast<T>(q) : T{0};
+    std::memcpy(to + i * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+  }
+  return scale;
+}
+
+void store_latent8(const MlaShape& shape, const float* latent, const float* k_rope, std::byte* row) {
+  const int64_t groups = (shape.lora + 127) / 128;
+  std::byte* rope = row + 4 * (groups + 1);
+  for (int64_t g = 0; g <= groups; ++g) {
+    const int64_t first = g * 128;
+    const float scale = g == groups
+                            ? put_integers<int16_t>(k_rope, shape.rope, 4095, rope)
+                            : put_integers<int8_t>(latent + first, std::min<int64_t>(128, shape.lora - first),
+                                                   127, rope + int64_t{2} * shape.rope + first);
+    std::memcpy(row + 4 * g, &scale, sizeof(scale));
+  }
 }
 
 /// Index of a kv head's key at a slot; its value follows.
@@ -67,8 +123,7 @@ void attend(const float* query, const std::vector<double>& keys, const std::vect
 
 void mla_attention(const MlaShape& shape, const WeightView& kv_b, ConstRows q, const PagedCache& cache,
                    std::span<const AttentionSpan> spans, Rows out) {
-  const int64_t width = shape.lora + shape.rope, per_head = shape.nope + shape.v,
-                q_head = shape.nope + shape.rope;
+  const int64_t per_head = shape.nope + shape.v, q_head = shape.nope + shape.rope;
   for (const AttentionSpan& span : spans) {
     const int64_t context = span.start_position + span.rows;
     for (int64_t h = 0; h < shape.heads; ++h) {
@@ -78,12 +133,12 @@ void mla_attention(const MlaShape& shape, const WeightView& kv_b, ConstRows q, c
         for (int64_t d = 0; d < per_head; ++d) {
           double sum = 0.0;
           for (int64_t c = 0; c < shape.lora; ++c) {
-            sum += cache_at(cache, span, width, p, c) * weight_at(kv_b, h * per_head + d, c);
+            sum += cache_at(cache, span, shape, p, c) * weight_at(kv_b, h * per_head + d, c);
           }
           (d < shape.nope ? keys : values).push_back(sum);
         }
         for (int64_t d = 0; d < shape.rope; ++d)
-          keys.push_back(cache_at(cache, span, width, p, shape.lora + d));
+          keys.push_back(cache_at(cache, span, shape, p, shape.lora + d));
       }
       for (int64_t i = 0; i < span.rows; ++i) {
         attend(q.row(span.first_row + i) + h * q_head, keys, values, span.start_position + i + 1, q_head,
@@ -97,6 +152,12 @@ void write_latent(const KernelContext& cx, const MlaShape& shape, ConstRows late
                   std::span<const int64_t> slots, const PagedCache& cache) {
   const int64_t width = shape.lora + shape.rope;
   for (int64_t r = 0; r < latent.rows; ++r) {
+    if (cache.dtype == DType::kI8) {
+      store_latent8(shape, latent.row(r), k_rope.row(r),
+                    static_cast<std::byte*>(cache.data) +
+                        slots[static_cast<size_t>(r)] * latent_row_bytes(shape, DType::kI8));
+      continue;
+    }
     for (int64_t c = 0; c < width; ++c) {
       const float plain = c < shape.lora ? latent.row(r)[c] : k_rope.row(r)[c - shape.lora];
       store(cache, slots[static_cast<size_t>(r)] * width + c, plain, cx.rounding);

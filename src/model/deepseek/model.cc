@@ -34,7 +34,7 @@ std::unique_ptr<Model> make_deepseek(const ModelSetup& setup) {
   return std::make_unique<DeepseekModel>(setup, shapes_of(setup));
 }
 
-ModelBytes deepseek_bytes(const ModelConfig& c, const WeightPolicy& policy, ExpertPath path,
+ModelBytes deepseek_bytes(const ModelConfig& c, const MemoryPolicy& policy, ExpertPath path,
                           bool expert_parallel, int rank, int ranks, int threads, const BatchLimits& limits) {
   const DeepseekShapes s(c, path, expert_parallel, rank, ranks);
   const WeightSizes size(c, s, policy);

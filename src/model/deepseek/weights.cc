@@ -17,6 +17,7 @@ DeepseekShapes::DeepseekShapes(const ModelConfig& c, ExpertPath path, bool exper
   mla.v = static_cast<int>(c.v_head_dim);
   mla.lora = static_cast<int>(c.kv_lora_rank);
   mla.scale = softmax_scale(c);
+  attention.kv_int8_bytes = latent_row_bytes(mla, DType::kI8);
 }
 
 float softmax_scale(const ModelConfig& c) {

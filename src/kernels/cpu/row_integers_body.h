@@ -1,0 +1,215 @@
+// The bodies of RowKernels that work on integers, for the int8 latent cache. Included by row_kernels*.cc
+// after row_kernels_body.h, on the same terms.
+#pragma once
+
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/row_kernels.h"
+
+namespace duet {
+namespace {
+
+typedef int16_t HalfInts __attribute__((vector_size(DUET_PART_BYTES / 2)));
+typedef int8_t QuarterInts __attribute__((vector_size(DUET_PART_BYTES / 4)));
+
+/// 16 integers, each the sum of products so far.
+struct IntLanes {
+  IntPart part[kParts];
+};
+
+DUET_LANE IntLanes no_sum() {
+  return {};
+}
+
+/// sum[l] += x[0] · w[2 l] + x[1] · w[2 l + 1].
+DUET_LANE void add_pairs(IntLanes& sum, const int16_t* x, const int16_t* w) {
+#if defined(__AVX2__)
+  int pair;
+  __builtin_memcpy(&pair, x, sizeof(pair));
+#if defined(__AVX512F__)
+  const __m512i weights = _mm512_loadu_si512(w);
+  sum.part[0] = (IntPart)_mm512_dpwssd_epi32((__m512i)sum.part[0], _mm512_set1_epi32(pair), weights);
+#else
+  const __m256i both = _mm256_set1_epi32(pair);
+  for (int p = 0; p < kParts; ++p) {
+    const __m256i weights =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + static_cast<int64_t>(p) * 2 * kPartLanes));
+    sum.part[p] = (IntPart)_mm256_add_epi32((__m256i)sum.part[p], _mm256_madd_epi16(both, weights));
+  }
+#endif
+#else
+  const int32_t first = x[0], second = x[1];
+  for (int p = 0; p < kParts; ++p) {
+    for (int l = 0; l < kPartLanes; ++l, w += 2) sum.part[p][l] += first * w[0] + second * w[1];
+  }
+#endif
+}
+
+DUET_LANE Lanes floats_of(const IntLanes& v) {
+  Lanes r;
+  for (int p = 0; p < kParts; ++p) r.part[p] = __builtin_convertvector(v.part[p], FloatPart);
+  return r;
+}
+
+/// Rows of a tile: as many sums as registers hold beside a step of w.
+#if defined(__AVX512F__)
+constexpr int kMostIntRows = 16;
+#elif defined(__AVX2__)
+constexpr int kMostIntRows = 6;
+#else
+constexpr int kMostIntRows = 2;
+#endif
+constexpr int64_t kPairsPerTurn = 8;  // between requests for memory
+
+template <int R>
+void multiply_i16_tile(const IntProduct& t, int64_t row, int64_t line, int64_t lines) {
+  const int16_t* a = t.a + row * t.a_stride;
+  const int16_t* w = t.w;
+  IntLanes sum[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) sum[r] = no_sum();
+  for (int64_t pair = 0; pair < t.pairs;) {
+    const int64_t end = t.pairs - pair < kPairsPerTurn ? t.pairs : pair + kPairsPerTurn;
+    for (; pair < end; ++pair, a += 2, w += 2 * kLanes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) add_pairs(sum[r], a + r * t.a_stride, w);
+    }
+    bring(t.ahead, line, line + lines);
+    line += lines;
+  }
+  const Lanes columns = load(t.column_scales);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float* c = t.c + (row + r) * t.ldc;
+    const Lanes v = floats_of(sum[r]) * splat(t.row_scales[row + r]) * columns;
+    store(t.load_c ? load(c) + v : v, c);
+  }
+}
+
+void multiply_i16(const IntProduct& t) {
+  using Tile = void (*)(const IntProduct&, int64_t, int64_t, int64_t);
+  static constexpr Tile kTiles[] = {
+    multiply_i16_tile<1>,
+    multiply_i16_tile<2>,
+#if defined(__AVX2__)
+    multiply_i16_tile<3>,
+    multiply_i16_tile<4>,
+    multiply_i16_tile<5>,
+    multiply_i16_tile<6>,
+#endif
+#if defined(__AVX512F__)
+    multiply_i16_tile<7>,
+    multiply_i16_tile<8>,
+    multiply_i16_tile<9>,
+    multiply_i16_tile<10>,
+    multiply_i16_tile<11>,
+    multiply_i16_tile<12>,
+    multiply_i16_tile<13>,
+    multiply_i16_tile<14>,
+    multiply_i16_tile<15>,
+    multiply_i16_tile<16>,
+#endif
+  };
+  static_assert(sizeof(kTiles) == kMostIntRows * sizeof(Tile));
+  const int64_t turns = (t.pairs + kPairsPerTurn - 1) / kPairsPerTurn;
+  const int64_t parts = (t.rows + kMostIntRows - 1) / kMostIntRows * turns;
+  const int64_t lines = parts > 0 ? (t.ahead.lines + parts - 1) / parts : 0;
+  int64_t line = 0;
+  for (int64_t row = 0; row < t.rows; line += turns * lines) {
+    const int64_t left = t.rows - row, strips = (left + kMostIntRows - 1) / kMostIntRows;
+    const int64_t height = (left + strips - 1) / strips;
+    kTiles[height - 1](t, row, line, lines);
+    row += height;
+  }
+}
+
+/// x · factors, or x.
+DUET_LANE Lanes factored(const float* x, const float* factors, int64_t i, int64_t count) {
+  const Lanes v = count >= kLanes ? load(x + i) : load_some(x + i, count, 0.0f);
+  if (!factors) return v;
+  return v * (count >= kLanes ? load(factors + i) : load_some(factors + i, count, 0.0f));
+}
+
+float to_i16(const float* x, const float* factors, int64_t n, int most, int16_t* out) {
+  // As integers, magnitudes keep their order, and NaN is the largest.
+  WordPart peak[kParts] = {};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Lanes v = factored(x, factors, i, n - i);
+    for (int p = 0; p < kParts; ++p) {
+      const WordPart magnitude = (WordPart)v.part[p] & 0x7fffffffu;
+      peak[p] = magnitude > peak[p] ? magnitude : peak[p];
+    }
+  }
+  uint32_t lane[kLanes], top = 0;
+  __builtin_memcpy(lane, peak, sizeof(lane));
+  for (uint32_t l : lane) top = l > top ? l : top;
+  float largest;
+  __builtin_memcpy(&largest, &top, sizeof(largest));
+  // Not so for NaN. What is smaller has no reciprocal that is finite.
+  if (largest < 1e-30f) {
+    for (int64_t i = 0; i < n; ++i) out[i] = 0;
+    return 0.0f;
+  }
+  const float scale = largest / static_cast<float>(most);
+  const Lanes inverse = splat(1.0f / scale);
+  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, in the low bits
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Lanes v = factored(x, factors, i, n - i) * inverse + splat(kMagic);
+    int16_t rounded[kLanes];
+    for (int p = 0; p < kParts; ++p) {
+      const HalfInts half = __builtin_convertvector((IntPart)v.part[p], HalfInts);
+      __builtin_memcpy(n - i >= kLanes ? out + i + static_cast<int64_t>(p) * kPartLanes
+                                       : rounded + static_cast<int64_t>(p) * kPartLanes,
+                       &half, sizeof(half));
+    }
+    for (int64_t j = i; n - i < kLanes && j < n; ++j) out[j] = rounded[j - i];
+  }
+  return scale;
+}
+
+void i8_to_i16(const int8_t* x, int64_t n, int16_t* out) {
+  int64_t i = 0;
+#if defined(__AVX2__)
+  for (; i + 16 <= n; i += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_cvtepi8_epi16(bytes));
+  }
+#endif
+  for (; i < n; ++i) out[i] = x[i];
+}
+
+void i8_to_f32(const int8_t* x, float scale, int64_t n, float* out) {
+  const FloatPart factor = scale - FloatPart{};
+  int64_t i = 0;
+  for (; i + kPartLanes <= n; i += kPartLanes) {
+    QuarterInts bytes;
+    __builtin_memcpy(&bytes, x + i, sizeof(bytes));
+    const FloatPart v = __builtin_convertvector(__builtin_convertvector(bytes, IntPart), FloatPart) * factor;
+    __builtin_memcpy(out + i, &v, sizeof(v));
+  }
+  for (; i < n; ++i) out[i] = static_cast<float>(x[i]) * scale;
+}
+
+void pack_rows_i8(const int8_t* rows, int64_t stride, int64_t k, int64_t columns, int16_t* out) {
+  for (int64_t i = 0; i < k; i += 2, out += 2 * kLanes) {
+    const int8_t* even = rows + i * stride;
+    const bool odd_end = i + 1 == k;
+#if defined(__AVX2__)
+    if (columns == kLanes) {
+      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(even));
+      const __m128i b =
+          odd_end ? _mm_setzero_si128() : _mm_loadu_si128(reinterpret_cast<const __m128i*>(even + stride));
+      auto* to = reinterpret_cast<__m256i*>(out);
+      _mm256_storeu_si256(to, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)));
+      _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)));
+      continue;
+    }
+#endif
+    for (int64_t j = 0; j < kLanes; ++j) {
+      out[2 * j] = j < columns ? even[j] : int16_t{0};
+      out[2 * j + 1] = j < columns && !odd_end ? even[stride + j] : int16_t{0};
+    }
+  }
+}
+
+}  // namespace
+}  // namespace duet
