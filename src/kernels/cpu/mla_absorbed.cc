@@ -11,7 +11,6 @@ namespace duet::mla {
 
 namespace {
 
-constexpr int64_t kTile = 128;      // keys: an output row is read and written once per tile
 constexpr int64_t kSegment = 1024;  // keys, whole tiles; merging costs a thousandth of computing one
 constexpr int64_t kValueColumns = 64;
 constexpr int64_t kBatch = 32;  // tokens that share one reading of the up-projections
@@ -130,24 +129,13 @@ void project_queries(const Job& job, const Shared& g, std::span<const Token> tok
   }
 }
 
-static_assert(kTile == Streams::kPlaces * kPanelColumns);
-
-/// A tile of latent rows in the form that products read: float32, or pairs of bf16 for the dot product.
-struct LatentTile {
-  const std::byte* groups[kTile / kPanelColumns];  // of 16 rows, wherever each lies
-  const std::byte* next[Streams::kPlaces];         // those of the tile that follows, in the cache
-  bool has_next;
-  int64_t row_bytes;
-};
-
-LatentTile find_tile(const Job& job, const Token& token, int64_t first, int64_t keys, int64_t end, bool dot,
+/// In the form that products read: float32, or pairs of bf16 for the dot product.
+LatentTile load_tile(const Job& job, const Token& token, int64_t first, int64_t keys, int64_t end, bool dot,
                      const ThreadScratch& t) {
   const attention::CacheRows cache = job.cache_rows();
-  const int64_t width = job.width(), words = words_of(width);
-  LatentTile tile;
-  tile.row_bytes = 4 * (dot ? words : width);
-  const bool in_place = cache.dtype == (dot ? DType::kBf16 : DType::kF32) &&
-                        cache.row_bytes == tile.row_bytes && attention::can_read_in_place(cache);
+  const int64_t width = job.width(), words = words_of(width), row_bytes = 4 * (dot ? words : width);
+  const bool in_place = cache.dtype == (dot ? DType::kBf16 : DType::kF32) && cache.row_bytes == row_bytes &&
+                        attention::can_read_in_place(cache);
   if (!in_place) {
     attention::load_rows(job.rows, cache, token.table, first, keys, t.latent);
     for (int64_t key = 0; dot && key < keys; ++key) {
@@ -158,25 +146,7 @@ LatentTile find_tile(const Job& job, const Token& token, int64_t first, int64_t 
   }
   const auto* copy =
       dot ? reinterpret_cast<const std::byte*>(t.pairs) : reinterpret_cast<const std::byte*>(t.latent);
-  for (int64_t g = 0; g * kPanelColumns < keys; ++g) {
-    const int64_t key = g * kPanelColumns;
-    tile.groups[g] =
-        in_place ? attention::row_at(cache, token.table, first + key) : copy + key * tile.row_bytes;
-  }
-  const int64_t next = first + kTile;
-  tile.has_next = next < end;
-  for (int64_t g = 0; tile.has_next && g < Streams::kPlaces; ++g) {
-    tile.next[g] = attention::row_at(cache, token.table, std::min(next + g * kPanelColumns, end - 1));
-  }
-  return tile;
-}
-
-/// Part `i` of `n` of the next tile's lines.
-Streams part_of_next(const LatentTile& tile, int64_t i, int64_t n) {
-  if (!tile.has_next) return {};
-  const int64_t lines = kPanelColumns * tile.row_bytes / 64;  // of a place
-  const int64_t from = i * lines / n, to = (i + 1) * lines / n;
-  return {tile.next, from * 64, (to - from) * Streams::kPlaces};
+  return find_tile(cache, token.table, first, keys, end, in_place ? nullptr : copy, row_bytes);
 }
 
 /// scores [heads, kTile] = query · keys. The query's heads are the columns and the keys the rows of the
@@ -189,7 +159,7 @@ void score(const Job& job, const LatentTile& tile, int64_t keys, gemm_detail::Pa
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
     const int64_t g = key / kPanelColumns, rows = std::min(kPanelColumns, keys - key);
     // float32 computes for as long as memory takes, so the products with values bring the other half.
-    Streams ahead = part_of_next(tile, g, dot ? Streams::kPlaces : 2 * Streams::kPlaces);
+    Streams ahead = tile.part_of_next(g, dot ? Streams::kPlaces : 2 * Streams::kPlaces);
     for (int64_t head = 0; head < heads; head += kPanelColumns, ahead.lines = 0) {
       const std::byte* query = t.query + head * tile.row_bytes;
       if (dot) {
@@ -263,7 +233,7 @@ void add_values(const Job& job, const LatentTile& tile, int64_t keys, bool load,
   const int64_t panels = lora / kPanelColumns;
   for (int64_t i = 0; i < panels; ++i, p.column += kPanelColumns) {
     p.c = out + p.column;
-    p.ahead = part_of_next(tile, panels + i, 2 * panels);
+    p.ahead = tile.part_of_next(panels + i, 2 * panels);
     job.rows.multiply_rows(p);
   }
   if (p.column == lora) return;
@@ -298,7 +268,7 @@ void attend_segment(const Job& job, const Token& token, const float* query, int6
                        query + s.lora, width, s.rope, heads, t.temp, t.query);
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t keys = std::min(kTile, end - first);
-    const LatentTile latent = find_tile(job, token, first, keys, end, dot != nullptr, t);
+    const LatentTile latent = load_tile(job, token, first, keys, end, dot != nullptr, t);
     score(job, latent, keys, dot, t);
     const SoftmaxTile tile = softmax_of_heads(s, t.scores, kTile, keys, first == begin, into, t.correction);
     job.rows.softmax(tile);

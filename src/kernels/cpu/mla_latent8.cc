@@ -9,7 +9,6 @@ namespace duet::mla {
 
 namespace {
 
-constexpr int64_t kTile = 128;  // keys, as in mla_absorbed.cc
 constexpr int64_t kGroup = Latent8Row::kGroup;
 constexpr int kMost16 = 32767;  // of a query's and a probability's integers
 // Sums of a group of latent values, of a group of rotated ones, and of a tile's keys, in 32 bits.
@@ -26,7 +25,8 @@ struct Wide {
 template <typename Body>
 void for_groups(const MlaShape& s, const Body& body) {
   const Latent8Row row = row_of(s);
-  for (int64_t g = 0; g < row.groups(); ++g) body(g * kGroup, std::min<int64_t>(kGroup, s.lora - g * kGroup), g);
+  for (int64_t g = 0; g < row.groups(); ++g)
+    body(g * kGroup, std::min<int64_t>(kGroup, s.lora - g * kGroup), g);
   for (int64_t d = 0; d < s.rope; d += kGroup)
     body(Wide(s).latent + d, std::min<int64_t>(kGroup, s.rope - d), row.groups());
 }
@@ -86,27 +86,13 @@ void pack_queries(const Job& job, const float* query, const Scratch& t) {
   }
 }
 
-/// A tile's rows and what is to be brought to the caches meanwhile.
-struct Tile {
-  const std::byte* groups[kTile / kPanelColumns];  // of 16 rows, wherever each lies
-  const std::byte* next[Streams::kPlaces];
-  bool has_next;
-};
-
-Tile find_tile(const Job& job, const int32_t* table, int64_t first, int64_t keys, int64_t end,
-               const Scratch& t) {
+LatentTile load_tile(const Job& job, const int32_t* table, int64_t first, int64_t keys, int64_t end,
+                     const Scratch& t) {
   const attention::CacheRows cache = job.cache_rows();
   const bool in_place = attention::can_read_in_place(cache);
   if (!in_place) attention::copy_rows(cache, table, first, keys, t.copy);
-  Tile tile;
-  for (int64_t g = 0; g * kPanelColumns < keys; ++g) {
-    const int64_t key = g * kPanelColumns;
-    tile.groups[g] = in_place ? attention::row_at(cache, table, first + key) : t.copy + key * cache.row_bytes;
-  }
-  const int64_t next = first + kTile;
-  tile.has_next = next < end;
-  for (int64_t g = 0; tile.has_next && g < Streams::kPlaces; ++g)
-    tile.next[g] = attention::row_at(cache, table, std::min(next + g * kPanelColumns, end - 1));
+  const LatentTile tile =
+      find_tile(cache, table, first, keys, end, in_place ? nullptr : t.copy, cache.row_bytes);
   const int64_t scales = row_of(job.shape).scales();
   for (int64_t key = 0; key < keys; ++key) {
     const std::byte* row = tile.groups[key / kPanelColumns] + key % kPanelColumns * cache.row_bytes;
@@ -131,18 +117,17 @@ void widen_keys(const Job& job, const std::byte* from, int64_t count, const Scra
 }
 
 /// scores [heads, kTile] = query · keys.
-void score(const Job& job, const Tile& tile, int64_t keys, const Scratch& t) {
+void score(const Job& job, const LatentTile& tile, int64_t keys, const Scratch& t) {
   const MlaShape& s = job.shape;
   const Wide wide(s);
-  const int64_t padded = round_up(s.heads, kPanelColumns), row_bytes = row_of(s).bytes();
+  const int64_t padded = round_up(s.heads, kPanelColumns);
+  const int64_t calls = row_of(s).groups() + (s.rope + kGroup - 1) / kGroup;  // of for_groups
   float* back = t.turned + kPanelColumns * padded;
   for (int64_t key = 0; key < keys; key += kPanelColumns) {
     const int64_t rows = std::min(kPanelColumns, keys - key);
     widen_keys(job, tile.groups[key / kPanelColumns], rows, t);
-    // 16 rows of the next tile are lines of eight places; each group asks for its share of them.
-    const int64_t lines = tile.has_next ? kPanelColumns * row_bytes / 64 : 0;
-    int64_t asked = key / kPanelColumns * lines / Streams::kPlaces;
-    const int64_t until = (key / kPanelColumns + 1) * lines / Streams::kPlaces;
+    const int64_t part = key / kPanelColumns * calls;
+    int64_t call = 0;
     for_groups(s, [&](int64_t first, int64_t count, int64_t scale) {
       const bool rope = first >= wide.latent;
       IntProduct p;
@@ -153,9 +138,7 @@ void score(const Job& job, const Tile& tile, int64_t keys, const Scratch& t) {
       p.row_scales = t.key_scales + scale * kTile + key;
       p.ldc = padded;
       p.load_c = first > 0;
-      const int64_t share = std::min(until - asked, (until - asked) * count / (s.lora + s.rope) + 1);
-      p.ahead = {tile.next, asked * 64, (tile.has_next ? share : 0) * Streams::kPlaces};
-      asked += share;
+      p.ahead = tile.part_of_next(part + call++, Streams::kPlaces * calls);
       for (int64_t head = 0; head < s.heads; head += kPanelColumns, p.ahead.lines = 0) {
         p.w = t.query + head * wide.width + first * kPanelColumns;
         p.column_scales = t.query_scales + (rope ? padded : 0) + head;
@@ -175,7 +158,8 @@ void score(const Job& job, const Tile& tile, int64_t keys, const Scratch& t) {
 
 /// out [heads, lora] (+)= probabilities [heads, kTile] · the tile's latent values. A key's scale is its
 /// probability's business: with it, integers of all keys mean the same.
-void add_values(const Job& job, const Tile& tile, int64_t keys, bool load, float* out, const Scratch& t) {
+void add_values(const Job& job, const LatentTile& tile, int64_t keys, bool load, float* out,
+                const Scratch& t) {
   const MlaShape& s = job.shape;
   const Latent8Row row = row_of(s);
   alignas(64) float ones[kPanelColumns];
@@ -258,7 +242,7 @@ void attend_segment8(const Job& job, const int32_t* block_table, const float* qu
   pack_queries(job, query, t);
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t keys = std::min(kTile, end - first);
-    const Tile tile = find_tile(job, block_table, first, keys, end, t);
+    const LatentTile tile = load_tile(job, block_table, first, keys, end, t);
     score(job, tile, keys, t);
     const SoftmaxTile softmax =
         softmax_of_heads(s, t.scores, kTile, keys, first == begin, into, t.correction);

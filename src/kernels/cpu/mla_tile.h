@@ -55,6 +55,42 @@ inline SoftmaxTile softmax_of_heads(const MlaShape& shape, float* scores, int64_
   return tile;
 }
 
+constexpr int64_t kTile = 128;  // keys of the absorbed form: an output row is read and written once per tile
+static_assert(kTile == Streams::kPlaces * kPanelColumns);
+
+/// A tile of latent rows as products read them.
+struct LatentTile {
+  const std::byte* groups[kTile / kPanelColumns];  // of 16 rows, wherever each lies
+  const std::byte* next[Streams::kPlaces];         // those of the tile that follows, in the cache
+  bool has_next;
+  int64_t row_bytes;
+
+  /// Part `i` of `n` of the next tile's lines.
+  Streams part_of_next(int64_t i, int64_t n) const {
+    if (!has_next) return {};
+    const int64_t lines = kPanelColumns * row_bytes / 64;  // of a place
+    const int64_t from = i * lines / n, to = (i + 1) * lines / n;
+    return {next, from * 64, (to - from) * Streams::kPlaces};
+  }
+};
+
+/// Positions [first, first + keys) of a run that ends at `end`; `copy`: their rows, `row_bytes` apart, where
+/// the cache's own can't be read.
+inline LatentTile find_tile(const attention::CacheRows& cache, const int32_t* table, int64_t first,
+                            int64_t keys, int64_t end, const std::byte* copy, int64_t row_bytes) {
+  LatentTile tile;
+  tile.row_bytes = row_bytes;
+  for (int64_t g = 0; g * kPanelColumns < keys; ++g) {
+    const int64_t key = g * kPanelColumns;
+    tile.groups[g] = copy ? copy + key * row_bytes : attention::row_at(cache, table, first + key);
+  }
+  const int64_t next = first + kTile;
+  tile.has_next = next < end;
+  for (int64_t g = 0; tile.has_next && g < Streams::kPlaces; ++g)
+    tile.next[g] = attention::row_at(cache, table, std::min(next + g * kPanelColumns, end - 1));
+  return tile;
+}
+
 /// Rows of positions [first, first + keys) as f32, [keys, lora + rope].
 void load_latent(const Job& job, const int32_t* block_table, int64_t first, int64_t keys, float* out);
 

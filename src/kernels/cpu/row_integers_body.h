@@ -122,23 +122,43 @@ void multiply_i16(const IntProduct& t) {
   }
 }
 
-/// x · factors, or x.
-DUET_LANE Lanes factored(const float* x, const float* factors, int64_t i, int64_t count) {
-  const Lanes v = count >= kLanes ? load(x + i) : load_some(x + i, count, 0.0f);
-  if (!factors) return v;
-  return v * (count >= kLanes ? load(factors + i) : load_some(factors + i, count, 0.0f));
+constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, in the low bits
+
+/// The integers of values + kMagic.
+DUET_LANE void store_rounded_i16(const Lanes& v, int16_t* out) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // Without what lies above the integer, or both halves would be taken apart.
+  const __m256i magic = _mm256_castps_si256(_mm256_set1_ps(kMagic));
+  const __m256i low = _mm256_sub_epi32((__m256i)v.part[0], magic);
+  const __m256i high = _mm256_sub_epi32((__m256i)v.part[1], magic);
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), both);
+#else
+  for (int p = 0; p < kParts; ++p) {
+    const HalfInts half = __builtin_convertvector((IntPart)v.part[p], HalfInts);
+    __builtin_memcpy(out + static_cast<int64_t>(p) * kPartLanes, &half, sizeof(half));
+  }
+#endif
 }
 
-float to_i16(const float* x, const float* factors, int64_t n, int most, int16_t* out) {
+template <bool kFactored>
+DUET_LANE float to_i16_of(const float* x, const float* factors, int64_t n, int most, int16_t* out) {
+  const int64_t whole = n - n % kLanes;
+  const auto all = [&](int64_t i) { return kFactored ? load(x + i) * load(factors + i) : load(x + i); };
+  const auto rest = [&] {
+    const Lanes v = load_some(x + whole, n - whole, 0.0f);
+    return kFactored ? v * load_some(factors + whole, n - whole, 0.0f) : v;
+  };
   // As integers, magnitudes keep their order, and NaN is the largest.
   WordPart peak[kParts] = {};
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Lanes v = factored(x, factors, i, n - i);
+  const auto see = [&](const Lanes& v) {
     for (int p = 0; p < kParts; ++p) {
       const WordPart magnitude = (WordPart)v.part[p] & 0x7fffffffu;
       peak[p] = magnitude > peak[p] ? magnitude : peak[p];
     }
-  }
+  };
+  for (int64_t i = 0; i < whole; i += kLanes) see(all(i));
+  if (whole < n) see(rest());
   uint32_t lane[kLanes], top = 0;
   __builtin_memcpy(lane, peak, sizeof(lane));
   for (uint32_t l : lane) top = l > top ? l : top;
@@ -150,20 +170,18 @@ float to_i16(const float* x, const float* factors, int64_t n, int most, int16_t*
     return 0.0f;
   }
   const float scale = largest / static_cast<float>(most);
-  const Lanes inverse = splat(1.0f / scale);
-  constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, in the low bits
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Lanes v = factored(x, factors, i, n - i) * inverse + splat(kMagic);
+  const Lanes inverse = splat(1.0f / scale), magic = splat(kMagic);
+  for (int64_t i = 0; i < whole; i += kLanes) store_rounded_i16(all(i) * inverse + magic, out + i);
+  if (whole < n) {
     int16_t rounded[kLanes];
-    for (int p = 0; p < kParts; ++p) {
-      const HalfInts half = __builtin_convertvector((IntPart)v.part[p], HalfInts);
-      __builtin_memcpy(n - i >= kLanes ? out + i + static_cast<int64_t>(p) * kPartLanes
-                                       : rounded + static_cast<int64_t>(p) * kPartLanes,
-                       &half, sizeof(half));
-    }
-    for (int64_t j = i; n - i < kLanes && j < n; ++j) out[j] = rounded[j - i];
+    store_rounded_i16(rest() * inverse + magic, rounded);
+    for (int64_t i = whole; i < n; ++i) out[i] = rounded[i - whole];
   }
   return scale;
+}
+
+float to_i16(const float* x, const float* factors, int64_t n, int most, int16_t* out) {
+  return factors ? to_i16_of<true>(x, factors, n, most, out) : to_i16_of<false>(x, factors, n, most, out);
 }
 
 void i8_to_i16(const int8_t* x, int64_t n, int16_t* out) {
@@ -189,24 +207,35 @@ void i8_to_f32(const int8_t* x, float scale, int64_t n, float* out) {
   for (; i < n; ++i) out[i] = static_cast<float>(x[i]) * scale;
 }
 
+#if defined(__AVX2__)
+/// 16 columns of the rows 2 i and 2 i + 1, i < pairs.
+DUET_LANE void pack_pairs_i8(const int8_t* rows, int64_t stride, int64_t pairs, int16_t* out) {
+  for (int64_t i = 0; i < pairs; ++i, rows += 2 * stride, out += 2 * kLanes) {
+    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows));
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + stride));
+    auto* to = reinterpret_cast<__m256i*>(out);
+    _mm256_storeu_si256(to, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)));
+    _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)));
+  }
+}
+#endif
+
 void pack_rows_i8(const int8_t* rows, int64_t stride, int64_t k, int64_t columns, int16_t* out) {
-  for (int64_t i = 0; i < k; i += 2, out += 2 * kLanes) {
+  int64_t i = 0;
+#if defined(__AVX2__)
+  if (columns == kLanes) {
+    if (k == kLanes) return pack_pairs_i8(rows, stride, kLanes / 2, out);
+    pack_pairs_i8(rows, stride, k / 2, out);
+    i = k - k % 2;
+  }
+#endif
+  for (; i < k; i += 2) {
     const int8_t* even = rows + i * stride;
     const bool odd_end = i + 1 == k;
-#if defined(__AVX2__)
-    if (columns == kLanes) {
-      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(even));
-      const __m128i b =
-          odd_end ? _mm_setzero_si128() : _mm_loadu_si128(reinterpret_cast<const __m128i*>(even + stride));
-      auto* to = reinterpret_cast<__m256i*>(out);
-      _mm256_storeu_si256(to, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b)));
-      _mm256_storeu_si256(to + 1, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b)));
-      continue;
-    }
-#endif
+    int16_t* to = out + i * kLanes;
     for (int64_t j = 0; j < kLanes; ++j) {
-      out[2 * j] = j < columns ? even[j] : int16_t{0};
-      out[2 * j + 1] = j < columns && !odd_end ? even[stride + j] : int16_t{0};
+      to[2 * j] = j < columns ? even[j] : int16_t{0};
+      to[2 * j + 1] = j < columns && !odd_end ? even[stride + j] : int16_t{0};
     }
   }
 }
