@@ -364,6 +364,8 @@ TEST(Errors, RefusedByName) {
     EXPECT_THAT(usage_error({"m", flag, "x"}), AllOf(HasSubstr(flag), HasSubstr("is refused")));
   }
   EXPECT_THAT(usage_error({"m", "--comm-dtype", "int8"}), HasSubstr("--comm-dtype int8 is refused"));
+  EXPECT_THAT(usage_error({"m", "--kv-cache-dtype", "fp8"}),
+              AllOf(HasSubstr("--kv-cache-dtype fp8 is refused"), HasSubstr("int8")));
   EXPECT_THAT(usage_error({"m", "-q", "fp8"}), AllOf(HasSubstr("refused"), HasSubstr("runs as it is")));
 }
 

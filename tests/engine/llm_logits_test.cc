@@ -188,6 +188,53 @@ TEST_P(LlmLogits, GenerationIsBitIdenticalInMixedSplitAndPreemptedSteps) {
 
 INSTANTIATE_TEST_SUITE_P(Ranks, LlmLogits, ::testing::Values(1, 2));
 
+TEST(Int8Cache, HoldsMoreAndGeneratesTheSameHoweverStepsAreCut) {
+  const auto run = [](const char* cache, int64_t budget, int parts, int64_t* preemptions) {
+    LlmOptions options = options_for(2);
+    options.all_logits = false;
+    options.kv_cache_dtype = cache;
+    options.block_size = 3;
+    options.max_model_len = 40;
+    options.kv_cache_memory = "22000";  // the five want 100 tokens: 480 bytes each in float32, 168 in int8
+    options.max_num_batched_tokens = budget;
+    options.dbo = parts > 1 ? "on" : "off";
+    options.micro_batches = std::max(parts, 2);
+    options.dbo_prefill_token_threshold = options.dbo_decode_token_threshold = 2;
+    const auto llm = Llm::load(options);
+    SamplingParams params;
+    params.temperature = 0.0;
+    params.max_tokens = 12;
+    params.ignore_eos = true;
+    params.logprobs = 20;
+    std::vector<std::pair<int32_t, float>> all;
+    for (const RequestOutput& o : llm->generate(random_prompts(llm->vocab_size()), {params}))
+      for (const TokenLogprob& lp : o.completions.at(0).logprobs)
+        all.insert(all.end(), lp.top.begin(), lp.top.end());
+    *preemptions = llm->stats().preemptions;
+    return all;
+  };
+  int64_t preemptions = 0;
+  run("auto", 128, 1, &preemptions);
+  EXPECT_GT(preemptions, 0);
+  const auto whole = run("int8", 128, 1, &preemptions);
+  EXPECT_EQ(preemptions, 0);
+  EXPECT_EQ(whole.size(), 5u * 12 * 20);
+  EXPECT_EQ(run("int8", 6, 1, &preemptions), whole);
+  EXPECT_EQ(run("int8", 128, 3, &preemptions), whole);
+}
+
+TEST(Int8Cache, IsRefusedWhereNothingIsLatent) {
+  LlmOptions options = options_for(1);
+  options.model = std::string(DUET_FIXTURES) + "/golden/llama-tiny";
+  options.kv_cache_dtype = "int8";
+  try {
+    Llm::load(options);
+    FAIL() << "loaded";
+  } catch (const LlmError& e) {
+    EXPECT_NE(std::string(e.what()).find("latent attention"), std::string::npos) << e.what();
+  }
+}
+
 TEST(LlmLogitsErrors, AreNamed) {
   const auto llm = Llm::load(options_for(1));
   const auto sink = [](size_t, int64_t, int64_t, const float*) {};

@@ -10,22 +10,29 @@
 namespace duet {
 namespace {
 
-RankOptions options_for(const std::string& name, int ranks, ExpertPath path, ComputeDtype dtype) {
-  RankOptions options = golden_options(golden_dir(name), ranks, path);
-  options.dtype = dtype;
-  options.wire = dtype == ComputeDtype::kFloat32 ? DType::kF32 : DType::kBf16;
+struct Case {
+  const char* name;
+  int ranks;
+  ExpertPath path;
+  ComputeDtype dtype;
+  KvCacheDtype cache = KvCacheDtype::kAuto;
+};
+
+RankOptions options_for(const Case& c) {
+  RankOptions options = golden_options(golden_dir(c.name), c.ranks, c.path);
+  options.dtype = c.dtype;
+  options.kv_cache = c.cache;
+  options.wire = c.dtype == ComputeDtype::kFloat32 ? DType::kF32 : DType::kBf16;
   options.max_batched_tokens = options.max_logits_rows = 256;
   options.block_size = 3;
   options.kv_cache_bytes = int64_t{2} << 20;
   return options;
 }
 
-using Case = std::tuple<const char*, int, ExpertPath, ComputeDtype>;
 class Exactness : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    const auto [name, ranks, path, dtype] = GetParam();
-    group_ = start_group(options_for(name, ranks, path, dtype));
+    group_ = start_group(options_for(GetParam()));
     if (!group_) GTEST_SKIP() << "another rank checks, or the job has another size";
     vocab_ = group_->info().config.vocab_size;
   }
@@ -206,11 +213,12 @@ TEST_P(Exactness, OverlappedStepsAreCounted) {
 }
 
 std::string case_name(const testing::TestParamInfo<Case>& info) {
-  std::string name = std::get<0>(info.param);
-  for (char& c : name) c = c == '-' ? '_' : c;
-  return name + "_r" + std::to_string(std::get<1>(info.param)) +
-         (std::get<2>(info.param) == ExpertPath::kAllToAll ? "_all_to_all_" : "_all_reduce_") +
-         to_string(std::get<3>(info.param));
+  const Case& c = info.param;
+  std::string name = c.name;
+  for (char& letter : name) letter = letter == '-' ? '_' : letter;
+  return name + "_r" + std::to_string(c.ranks) +
+         (c.path == ExpertPath::kAllToAll ? "_all_to_all_" : "_all_reduce_") + to_string(c.dtype) +
+         (c.cache == KvCacheDtype::kInt8 ? "_int8_cache" : "");
 }
 
 TEST_P(Exactness, GroupedQueryAttentionDecodesWithTheBitsOfPrefill) {
@@ -224,8 +232,11 @@ TEST_P(Exactness, GroupedQueryAttentionDecodesWithTheBitsOfPrefill) {
 
 // Long enough for whole tiles of keys that micro-batches share (ExpandedTiles), also out of earlier steps.
 TEST(LongSequences, PartsOfOneShareWhatTheyExpand) {
-  for (ComputeDtype dtype : {ComputeDtype::kFloat32, ComputeDtype::kBfloat16}) {
-    RankOptions options = options_for("v3-tiny", 2, ExpertPath::kAllReduce, dtype);
+  constexpr ExpertPath kPath = ExpertPath::kAllReduce;
+  for (const Case& c :
+       {Case{"v3-tiny", 2, kPath, ComputeDtype::kFloat32}, Case{"v3-tiny", 2, kPath, ComputeDtype::kBfloat16},
+        Case{"v3-tiny", 2, kPath, ComputeDtype::kBfloat16, KvCacheDtype::kInt8}}) {
+    RankOptions options = options_for(c);
     options.max_batched_tokens = options.max_logits_rows = 700;
     options.max_micro_batches = 4;
     const auto group = start_group(options);
@@ -253,12 +264,12 @@ TEST(LongSequences, PartsOfOneShareWhatTheyExpand) {
 std::vector<Case> family_cases() {
   std::vector<Case> cases;
   for (const char* family : kFamilies) {
-    cases.emplace_back(family, 1, ExpertPath::kAllReduce, ComputeDtype::kFloat32);
-    cases.emplace_back(family, 1, ExpertPath::kAllToAll, ComputeDtype::kBfloat16);
-    cases.emplace_back(family, 2, ExpertPath::kAllReduce, ComputeDtype::kBfloat16);
-    cases.emplace_back(family, 2, ExpertPath::kAllToAll, ComputeDtype::kFloat32);
-    cases.emplace_back(family, 4, ExpertPath::kAllReduce, ComputeDtype::kFloat32);
-    cases.emplace_back(family, 4, ExpertPath::kAllToAll, ComputeDtype::kBfloat16);
+    cases.push_back({family, 1, ExpertPath::kAllReduce, ComputeDtype::kFloat32});
+    cases.push_back({family, 1, ExpertPath::kAllToAll, ComputeDtype::kBfloat16});
+    cases.push_back({family, 2, ExpertPath::kAllReduce, ComputeDtype::kBfloat16});
+    cases.push_back({family, 2, ExpertPath::kAllToAll, ComputeDtype::kFloat32});
+    cases.push_back({family, 4, ExpertPath::kAllReduce, ComputeDtype::kFloat32});
+    cases.push_back({family, 4, ExpertPath::kAllToAll, ComputeDtype::kBfloat16});
   }
   return cases;
 }
@@ -275,6 +286,14 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{"v3-tiny-w8a8", 2, ExpertPath::kAllReduce, ComputeDtype::kBfloat16},
                     Case{"v3-tiny-w8a8-ms", 4, ExpertPath::kAllToAll, ComputeDtype::kBfloat16},
                     Case{"v3-tiny-fp8", 2, ExpertPath::kAllReduce, ComputeDtype::kBfloat16}),
+    case_name);
+INSTANTIATE_TEST_SUITE_P(
+    Int8Cache, Exactness,
+    testing::Values(
+        Case{"v3-tiny", 1, ExpertPath::kAllReduce, ComputeDtype::kBfloat16, KvCacheDtype::kInt8},
+        Case{"v2-tiny", 2, ExpertPath::kAllReduce, ComputeDtype::kFloat32, KvCacheDtype::kInt8},
+        Case{"v2lite-tiny", 4, ExpertPath::kAllToAll, ComputeDtype::kBfloat16, KvCacheDtype::kInt8},
+        Case{"v3-tiny-w8a8", 2, ExpertPath::kAllToAll, ComputeDtype::kBfloat16, KvCacheDtype::kInt8}),
     case_name);
 
 }  // namespace

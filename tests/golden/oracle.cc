@@ -202,6 +202,21 @@ void Oracle::rotate(double* pairs, int64_t position) const {
   }
 }
 
+namespace {
+
+/// Each `group` values as integers of up to `most`, times their scale.
+void keep_as_integers(Vector& x, size_t group, double most) {
+  for (size_t first = 0; first < x.size(); first += group) {
+    const size_t end = std::min(first + group, x.size());
+    double largest = 0;
+    for (size_t i = first; i < end; ++i) largest = std::max(largest, std::abs(x[i]));
+    const double scale = largest / most;
+    for (size_t i = first; i < end && scale > 0; ++i) x[i] = std::nearbyint(x[i] / scale) * scale;
+  }
+}
+
+}  // namespace
+
 std::vector<Vector> Oracle::attention(const Layer& w, const std::vector<Vector>& h) const {
   const int64_t qk = c_.nope + c_.rope, kv = c_.nope + c_.v;
   std::vector<Vector> q, keys_values, k_rope, out;  // per token
@@ -213,7 +228,12 @@ std::vector<Vector> Oracle::attention(const Layer& w, const std::vector<Vector>&
     k_rope.emplace_back(latent.begin() + c_.kv_lora, latent.end());  // one for all heads
     rotate(k_rope[t].data(), static_cast<int64_t>(t));
     latent.resize(index(c_.kv_lora));
-    keys_values.push_back(times(w.kv_b, normalised(latent, w.kv_norm)));  // per head: nope keys, values
+    latent = normalised(latent, w.kv_norm);
+    if (int8_cache_) {
+      keep_as_integers(latent, 128, 127);
+      keep_as_integers(k_rope[t], k_rope[t].size(), 4095);
+    }
+    keys_values.push_back(times(w.kv_b, latent));  // per head: nope keys, values
   }
   for (size_t t = 0; t < h.size(); ++t) {
     Vector heads(index(c_.heads * c_.v), 0.0);

@@ -39,6 +39,8 @@ class Oracle {
   Oracle(const std::string& config_json, const WeightSource& source);
 
   const OracleConfig& config() const { return c_; }
+  /// From now on latent and rotated keys are what an int8 cache (kernels/latent8.h) keeps of them.
+  void keep_cache_in_8_bits() { int8_cache_ = true; }
   /// [tokens, vocab], a sequence on its own from position 0.
   std::vector<float> logits(const std::vector<int32_t>& tokens);
   /// Smallest distance, so far, between a chosen expert or group and the best that was not chosen.
@@ -81,6 +83,7 @@ class Oracle {
   Vector final_norm_;
   std::vector<Layer> layers_;
   double gate_margin_ = 1.0;
+  bool int8_cache_ = false;
 };
 
 }  // namespace duet
