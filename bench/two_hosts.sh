@@ -11,10 +11,10 @@ usage: bench/two_hosts.sh [--once] [--no-verify] [--mtu N] N_HOSTS RATE COMMAND.
   --once       run COMMAND once, on the first host, with DUET_HOSTS and Open MPI's variables set so that what it
                starts (duet serve) puts a rank on each host by itself
   --no-verify  do not measure the links before the run (about 2 s per host; needs a C++ compiler)
-  --mtu N      bytes per packet, 576 to 32000; default 9000, above 1 Gbit/s 32000. The cores of this machine
-               play the network cards too: a packet costs the shaper a timer and an interrupt, which a card
-               that cuts segments itself spares its host. But an idle link saves up credit for two packets,
-               which short messages on a slow link must not feel.
+  --mtu N      bytes per packet, 576 to 32000; default 9000, above 1 Gbit/s 32000, below 100 Mbit/s 1500. The
+               cores of this machine play the network cards too: a packet costs the shaper a timer and an
+               interrupt, which a card that cuts segments itself spares its host. But an idle link saves up
+               credit for two packets, which short messages on a slow link must not feel.
 example: bench/two_hosts.sh 2 400mbit build/duet generate models/kjv-8m --prompt "In the beginning God"
 Open MPI's own variables reach it: OMPI_MCA_btl_tcp_links=2 bench/two_hosts.sh ...
 END
@@ -106,11 +106,12 @@ bucket_and_rate() {
     unit = tolower(rate); sub(/^[0-9.]+/, "", unit); value = rate + 0
     scale["bit"] = 1; scale["kbit"] = 1e3; scale["mbit"] = 1e6; scale["gbit"] = 1e9
     if (!(unit in scale) || value <= 0) exit 1
-    if (mtu == "") mtu = value * scale[unit] > 1e9 ? 32000 : 9000
-    bytes = value * scale[unit] / 8 * 300e-6; least = 2 * (mtu + 14)
+    rate = value * scale[unit]
+    if (mtu == "") mtu = rate > 1e9 ? 32000 : rate < 100e6 ? 1500 : 9000
+    bytes = rate / 8 * 300e-6; least = 2 * (mtu + 14)
     if (bytes < least) bytes = least
     if (bytes > 32768) bytes = 32768
-    printf "%d %d %d\n", mtu, bytes, value * scale[unit] / 8
+    printf "%d %d %d\n", mtu, bytes, rate / 8
   }'
 }
 if [ "$rate" = none ]; then
