@@ -79,7 +79,7 @@ def heat_map(out, files):
             svg.append(f'<text x="{x0}" y="{y0 + 14}" font-weight="bold">{phase}, {path}: S with {key}</text>')
             for row, t in enumerate(tokens):
                 y = y0 + top - 36 + row * cell_h
-                svg.append(f'<text x="{x0 - 8}" y="{y + 17}" text-anchor="end">{t} tokens</text>')
+                svg.append(f'<text x="{x0 - 8}" y="{y + 17}" text-anchor="end">{t} token{"s" * (t != 1)}</text>')
                 for column, c in enumerate(by_row[t]):
                     s = c["S"] if key == "on" else c["auto_over_off"]["median"]
                     x = x0 + column * cell_w
@@ -88,7 +88,8 @@ def heat_map(out, files):
                     svg.append(f'<text x="{x + cell_w / 2 - 1}" y="{y + 11}" text-anchor="middle">{s:.2f}</text>')
                     svg.append(f'<text x="{x + cell_w / 2 - 1}" y="{y + 21}" text-anchor="middle" font-size="8"'
                                f' fill="#555">{c["comm_share"]:.0%}</text>')
-            width = max(width, x0 + columns * cell_w + 12)
+            # A heading is wider than few columns: seven pixels a letter, in bold.
+            width = max(width, x0 + max(columns * cell_w, 7 * len(f"{phase}, {path}: S with {key}")) + 12)
         y0 += top + len(tokens) * cell_h
     with open(out, "w") as f:
         f.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y0}"'
