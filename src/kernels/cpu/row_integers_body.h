@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/row_strips.h"
 
 namespace duet {
 namespace {
@@ -50,76 +51,37 @@ DUET_LANE Lanes floats_of(const IntLanes& v) {
   return r;
 }
 
-/// Rows of a tile: as many sums as registers hold beside a step of w.
-#if defined(__AVX512F__)
-constexpr int kMostIntRows = 16;
-#elif defined(__AVX2__)
-constexpr int kMostIntRows = 6;
-#else
-constexpr int kMostIntRows = 2;
-#endif
 constexpr int64_t kPairsPerTurn = 8;  // between requests for memory
 
-template <int R>
-void multiply_i16_tile(const IntProduct& t, int64_t row, int64_t line, int64_t lines) {
-  const int16_t* a = t.a + row * t.a_stride;
-  const int16_t* w = t.w;
-  IntLanes sum[R];
+struct IntTile {
+  template <int R>
+  static void run(const IntProduct& t, int64_t row, int64_t line, int64_t lines) {
+    const int16_t* a = t.a + row * t.a_stride;
+    const int16_t* w = t.w;
+    IntLanes sum[R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) sum[r] = no_sum();
-  for (int64_t pair = 0; pair < t.pairs;) {
-    const int64_t end = t.pairs - pair < kPairsPerTurn ? t.pairs : pair + kPairsPerTurn;
-    for (; pair < end; ++pair, a += 2, w += 2 * kLanes) {
+    for (int r = 0; r < R; ++r) sum[r] = no_sum();
+    for (int64_t pair = 0; pair < t.pairs;) {
+      const int64_t end = t.pairs - pair < kPairsPerTurn ? t.pairs : pair + kPairsPerTurn;
+      for (; pair < end; ++pair, a += 2, w += 2 * kLanes) {
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) add_pairs(sum[r], a + r * t.a_stride, w);
+        for (int r = 0; r < R; ++r) add_pairs(sum[r], a + r * t.a_stride, w);
+      }
+      bring(t.ahead, line, line + lines);
+      line += lines;
     }
-    bring(t.ahead, line, line + lines);
-    line += lines;
-  }
-  const Lanes columns = load(t.column_scales);
+    const Lanes columns = load(t.column_scales);
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    float* c = t.c + (row + r) * t.ldc;
-    const Lanes v = floats_of(sum[r]) * splat(t.row_scales[row + r]) * columns;
-    store(t.load_c ? load(c) + v : v, c);
+    for (int r = 0; r < R; ++r) {
+      float* c = t.c + (row + r) * t.ldc;
+      const Lanes v = floats_of(sum[r]) * splat(t.row_scales[row + r]) * columns;
+      store(t.load_c ? load(c) + v : v, c);
+    }
   }
-}
+};
 
 void multiply_i16(const IntProduct& t) {
-  using Tile = void (*)(const IntProduct&, int64_t, int64_t, int64_t);
-  static constexpr Tile kTiles[] = {
-    multiply_i16_tile<1>,
-    multiply_i16_tile<2>,
-#if defined(__AVX2__)
-    multiply_i16_tile<3>,
-    multiply_i16_tile<4>,
-    multiply_i16_tile<5>,
-    multiply_i16_tile<6>,
-#endif
-#if defined(__AVX512F__)
-    multiply_i16_tile<7>,
-    multiply_i16_tile<8>,
-    multiply_i16_tile<9>,
-    multiply_i16_tile<10>,
-    multiply_i16_tile<11>,
-    multiply_i16_tile<12>,
-    multiply_i16_tile<13>,
-    multiply_i16_tile<14>,
-    multiply_i16_tile<15>,
-    multiply_i16_tile<16>,
-#endif
-  };
-  static_assert(sizeof(kTiles) == kMostIntRows * sizeof(Tile));
-  const int64_t turns = (t.pairs + kPairsPerTurn - 1) / kPairsPerTurn;
-  const int64_t parts = (t.rows + kMostIntRows - 1) / kMostIntRows * turns;
-  const int64_t lines = parts > 0 ? (t.ahead.lines + parts - 1) / parts : 0;
-  int64_t line = 0;
-  for (int64_t row = 0; row < t.rows; line += turns * lines) {
-    const int64_t left = t.rows - row, strips = (left + kMostIntRows - 1) / kMostIntRows;
-    const int64_t height = (left + strips - 1) / strips;
-    kTiles[height - 1](t, row, line, lines);
-    row += height;
-  }
+  run_strips<IntTile>(t, (t.pairs + kPairsPerTurn - 1) / kPairsPerTurn);
 }
 
 constexpr float kMagic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, in the low bits

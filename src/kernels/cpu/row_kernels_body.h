@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/row_strips.h"
 
 namespace duet {
 namespace {
@@ -163,15 +164,6 @@ void softmax_tile(const SoftmaxTile& t) {
   }
 }
 
-/// Rows of a tile of multiply_rows: as many sums as registers hold beside a row of w.
-#if defined(__AVX512F__)
-constexpr int kMostRows = 16;
-#elif defined(__AVX2__)
-constexpr int kMostRows = 6;
-#else
-constexpr int kMostRows = 2;
-#endif
-
 /// acc[r] (+)= a[r][u] · w, where `rows` has a pointer for every three rows, from which the others are one
 /// and two strides away: a pointer for each would take registers that are not there.
 template <bool kFirst, int R>
@@ -225,69 +217,37 @@ DUET_LANE void multiply_steps(Lanes (&acc)[R], const float* a, int64_t a_stride,
   for (; i < count; ++i, advance(1)) multiply_step<false, R>(acc, rows, a_stride, 0, w);
 }
 
-template <int R>
-void multiply_rows_tile(const RowsProduct& t, int64_t row, int64_t line, int64_t lines) {
-  const float* a = t.a + row * t.a_stride;
-  Lanes sum[R];
+struct RowsTile {
+  template <int R>
+  static void run(const RowsProduct& t, int64_t row, int64_t line, int64_t lines) {
+    const float* a = t.a + row * t.a_stride;
+    Lanes sum[R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) sum[r] = splat(0.0f);
-  for (int64_t s = 0; s < t.steps; s += kLanes) {
-    const float* w = t.groups ? t.groups[s / kLanes] + t.column : t.w + s * t.w_stride;
-    Lanes acc[R];
-    if (t.steps - s >= kLanes) {
-      multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, kLanes);
-    } else {
-      multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, t.steps - s);
+    for (int r = 0; r < R; ++r) sum[r] = splat(0.0f);
+    for (int64_t s = 0; s < t.steps; s += kLanes) {
+      const float* w = t.groups ? t.groups[s / kLanes] + t.column : t.w + s * t.w_stride;
+      Lanes acc[R];
+      if (t.steps - s >= kLanes) {
+        multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, kLanes);
+      } else {
+        multiply_steps<R>(acc, a + s, t.a_stride, w, t.w_stride, t.steps - s);
+      }
+      asm volatile("" : : "r"(sum) : "memory");  // the sums stay in memory, the registers are the chains'
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r] = sum[r] + acc[r];
+      bring(t.ahead, line, line + lines);
+      line += lines;
     }
-    asm volatile("" : : "r"(sum) : "memory");  // the sums stay in memory, the registers are the chains'
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) sum[r] = sum[r] + acc[r];
-    bring(t.ahead, line, line + lines);
-    line += lines;
+    for (int r = 0; r < R; ++r) {
+      float* c = t.c + (row + r) * t.ldc;
+      store(t.load_c ? load(c) + sum[r] : sum[r], c);
+    }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    float* c = t.c + (row + r) * t.ldc;
-    store(t.load_c ? load(c) + sum[r] : sum[r], c);
-  }
-}
+};
 
 void multiply_rows(const RowsProduct& t) {
-  using Tile = void (*)(const RowsProduct&, int64_t, int64_t, int64_t);
-  static constexpr Tile kTiles[] = {
-    multiply_rows_tile<1>,
-    multiply_rows_tile<2>,
-#if defined(__AVX2__)
-    multiply_rows_tile<3>,
-    multiply_rows_tile<4>,
-    multiply_rows_tile<5>,
-    multiply_rows_tile<6>,
-#endif
-#if defined(__AVX512F__)
-    multiply_rows_tile<7>,
-    multiply_rows_tile<8>,
-    multiply_rows_tile<9>,
-    multiply_rows_tile<10>,
-    multiply_rows_tile<11>,
-    multiply_rows_tile<12>,
-    multiply_rows_tile<13>,
-    multiply_rows_tile<14>,
-    multiply_rows_tile<15>,
-    multiply_rows_tile<16>,
-#endif
-  };
-  static_assert(sizeof(kTiles) == kMostRows * sizeof(Tile));
-  const int64_t groups = (t.steps + kLanes - 1) / kLanes;
-  const int64_t parts = (t.rows + kMostRows - 1) / kMostRows * groups;
-  const int64_t lines = parts > 0 ? (t.ahead.lines + parts - 1) / parts : 0;
-  int64_t line = 0;
-  for (int64_t row = 0; row < t.rows; line += groups * lines) {
-    // What is left in strips of nearly one height: 16 rows are 6 + 5 + 5, not 6 + 6 + 4.
-    const int64_t left = t.rows - row, strips = (left + kMostRows - 1) / kMostRows;
-    const int64_t height = (left + strips - 1) / strips;
-    kTiles[height - 1](t, row, line, lines);
-    row += height;
-  }
+  run_strips<RowsTile>(t, (t.steps + kLanes - 1) / kLanes);
 }
 
 #if defined(__F16C__)
