@@ -160,12 +160,6 @@ float largest_magnitude(const float* in, int64_t count) {
   return largest;
 }
 
-RowScale row_scale(float largest, int most) {
-  if (largest < 1e-30f) return {0.0f, 0.0f};  // not so for NaN
-  const float scale = largest / static_cast<float>(most);
-  return {scale, 1.0f / scale};
-}
-
 void pack_whole_row(const Product& product, const float* in, float* block, int64_t rows, int64_t row) {
   if (!product.int8) {
     pack_row(product, in, 0, product.k, block, rows, row);

@@ -100,11 +100,6 @@ struct WeightOnlyKernels {
 
 /// The largest magnitude in a row; NaN counts as the largest.
 float largest_magnitude(const float* in, int64_t count);
-/// A row's scale, largest / most, and 1 / scale; both 0 where that would overflow.
-struct RowScale {
-  float scale, inverse;
-};
-RowScale row_scale(float largest, int most);
 
 /// int8 · int8, exact. c [rows, 16 · panels] (+)= (float(Σ a·w) · scale of a's row) · scale of the column.
 /// a: rows of `quads` quads, a_stride bytes apart, each one's scale (f32) scale_at bytes after its begin;

@@ -126,20 +126,19 @@ DUET_LANE float to_i16_of(const float* x, const float* factors, int64_t n, int m
   for (uint32_t l : lane) top = l > top ? l : top;
   float largest;
   __builtin_memcpy(&largest, &top, sizeof(largest));
-  // Not so for NaN. What is smaller has no reciprocal that is finite.
-  if (largest < 1e-30f) {
+  const RowScale scale = row_scale(largest, most);
+  if (scale.scale == 0.0f) {
     for (int64_t i = 0; i < n; ++i) out[i] = 0;
     return 0.0f;
   }
-  const float scale = largest / static_cast<float>(most);
-  const Lanes inverse = splat(1.0f / scale), magic = splat(kMagic);
+  const Lanes inverse = splat(scale.inverse), magic = splat(kMagic);
   for (int64_t i = 0; i < whole; i += kLanes) store_rounded_i16(all(i) * inverse + magic, out + i);
   if (whole < n) {
     int16_t rounded[kLanes];
     store_rounded_i16(rest() * inverse + magic, rounded);
     for (int64_t i = whole; i < n; ++i) out[i] = rounded[i - whole];
   }
-  return scale;
+  return scale.scale;
 }
 
 float to_i16(const float* x, const float* factors, int64_t n, int most, int16_t* out) {

@@ -56,4 +56,10 @@ const RowKernels& row_kernels(CpuLevel level) {
   return kRowKernelsPortable;
 }
 
+RowScale row_scale(float largest, int most) {
+  if (largest < 1e-30f) return {0.0f, 0.0f};  // not so for NaN
+  const float scale = largest / static_cast<float>(most);
+  return {scale, 1.0f / scale};
+}
+
 }  // namespace duet

@@ -98,7 +98,7 @@ struct RowKernels {
   // Integers (row_integers_body.h), for the int8 latent cache (kernels/latent8.h).
   void (*multiply_i16)(const IntProduct& product);
   /// out[i] = round(v[i] / scale) with v = x · factors (null: x) and scale = the largest |v| / most, which is
-  /// returned; 0 for values that are all below 1e-30, NaN or infinite where a value is.
+  /// returned, as row_scale() gives it.
   float (*to_i16)(const float* x, const float* factors, int64_t n, int most, int16_t* out);
   void (*i8_to_i16)(const int8_t* x, int64_t n, int16_t* out);
   /// out = x · scale.
@@ -108,6 +108,12 @@ struct RowKernels {
 };
 
 const RowKernels& row_kernels(CpuLevel level);
+
+/// A row's scale, largest / most, and 1 / scale; both 0 where that would overflow.
+struct RowScale {
+  float scale, inverse;
+};
+RowScale row_scale(float largest, int most);
 
 extern const RowKernels kRowKernelsPortable;
 #if defined(__x86_64__)
