@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What the ranks of an overlapped step cost each other: replays it from its trace in virtual time, first as it was
-and then as if every stage took the mean of all ranks.
+and then as if experts, and then as if every stage, took the mean of all ranks.
 
 usage: tools/overlap_replay.py TRACE [STEP...]      (default: every overlapped step of the largest size)
 
@@ -60,13 +60,13 @@ class Step:
         at = bisect.bisect(places, (ts,))
         return min(places[max(at - 1, 0):at + 1], key=lambda place: abs(place[0] - ts))[1]
 
-    def costs(self, alike):
-        """[rank][key] in ms; collectives by the fastest rank."""
+    def costs(self, alike=lambda name: False):
+        """[rank][key] in ms; collectives by the fastest rank, stages of which alike(name) by the mean."""
         result = {rank: {} for rank in self.ranks}
         for key, (lane, _) in self.stages[self.ranks[0]].items():
             of = [self.stages[rank][key][1] for rank in self.ranks]
             for rank, ms in zip(self.ranks, of):
-                result[rank][key] = min(of) if lane == COMM else sum(of) / len(of) if alike else ms
+                result[rank][key] = min(of) if lane == COMM else sum(of) / len(of) if alike(key[0]) else ms
         return result
 
     def replay(self, costs):
@@ -114,14 +114,15 @@ def main(path, numbers):
     if not numbers:
         rows = {n: sum(e["args"]["rows"] for e in s if e["name"] == "embed") for n, s in overlapped.items()}
         numbers = [n for n in rows if rows[n] == max(rows.values())]
-    print("| step | measured ms | replayed | longer lane's share | all ranks alike | longer lane's share |")
-    print("|---|---|---|---|---|---|")
+    share = "longer lane's share"
+    print(f"| step | measured ms | replayed | {share} | experts alike | {share} | all alike | {share} |")
+    print("|---|---|---|---|---|---|---|---|")
     for n in numbers:
         if n not in overlapped:
             sys.exit(f"step {n} is not among the overlapped steps of {path}: {sorted(overlapped)}")
         step = Step(overlapped[n], arrows)
         line = f"| {n} | {step.ms:.0f}"
-        for alike in (False, True):
+        for alike in (lambda name: False, lambda name: name == "experts", lambda name: True):
             costs = step.costs(alike)
             ms = step.replay(costs)
             line += f" | {ms:.0f} | {step.longer_lane(costs) / ms:.3f}"
