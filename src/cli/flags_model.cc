@@ -94,9 +94,8 @@ constexpr FlagSpec kModelRows[] = {
     {"max-num-batched-tokens", FlagType::kInt, "N", "2048", kMemory, kModel, "Tokens in one step, at most.",
      1, 1048576},
     {"kv-cache-dtype", FlagType::kChoice, "auto|int8", "auto", kMemory, kModel,
-     "int8: a token's latent in 8 bits (a scale for each 128 of it, the rotated part in 13): 57 % of "
-     "bfloat16's "
-     "memory, less to compute for long contexts. DeepSeek's models only. auto: as --dtype."},
+     "int8: a token's latent in 8 bits (a scale for each 128 of it, the rotated part in 13): 57 % "
+     "of bfloat16's memory, less to compute for long contexts. DeepSeek's models only. auto: as --dtype."},
     {"block-size", FlagType::kInt, "N", "16", kMemory, kModel, "Tokens per block of the KV cache.", 1, 4096},
     {"kv-cache-memory", FlagType::kBytes, "SIZE", "", kMemory, kModel,
      "Memory for each rank's KV cache: 512MiB, 4GiB. Default: enough for the flags above, within the "

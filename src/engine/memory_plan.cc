@@ -40,8 +40,11 @@ constexpr int64_t kDefaultCacheTokens = 65536;
 
 }  // namespace
 
+MemoryPolicy memory_policy(const RankOptions& options, const ModelConfig& config) {
+  return {resolve(options.dtype, config.dtype), options.quantization, options.int8_head, options.kv_cache};
+}
+
 MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config) {
-  const ComputeDtype dtype = resolve(options.dtype, config.dtype);
   if (options.kv_cache == KvCacheDtype::kInt8 && !config.latent_attention()) {
     throw Error(ErrorKind::kUnsupported,
                 fmt::format("--kv-cache-dtype int8 is for models with latent attention (kv_lora_rank in "
@@ -61,9 +64,9 @@ MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config) {
                 fmt::format("--max-model-len {}: {} has {} positions (max_position_embeddings)",
                             limits.max_positions, config.file, config.max_position_embeddings));
   }
-  const ModelBytes bytes = model_bytes(
-      config, {dtype, options.quantization, options.int8_head, options.kv_cache}, options.expert_path,
-      options.expert_parallel, 0, options.ranks, resolve_threads(options), limits);
+  const ModelBytes bytes =
+      model_bytes(config, memory_policy(options, config), options.expert_path, options.expert_parallel, 0,
+                  options.ranks, resolve_threads(options), limits);
   MemoryPlan plan;
   plan.weights = bytes.weights;
   plan.activations = bytes.activations;

@@ -83,18 +83,14 @@ Rank::Rank(const RankOptions& options, const ModelConfig& config, const WeightSo
     setup.comm = comm_.get();
     setup.level = level_;
     setup.pool = &pool_;
-    setup.dtype = resolve(options.dtype, config.dtype);
-    setup.quantization = options.quantization;
-    setup.int8_head = options.int8_head;
-    setup.kv_cache = options.kv_cache;
+    setup.memory = memory_policy(options, config);
     setup.expert_path = options.expert_path;
     setup.expert_parallel = options.expert_parallel;
     setup.limits = limits_;
     setup.progress = progress;
     noting_failure([&] {
-      const ModelBytes bytes = model_bytes(
-          config, {setup.dtype, options.quantization, options.int8_head, options.kv_cache},
-          options.expert_path, options.expert_parallel, comm_->rank(), comm_->size(), threads, limits_);
+      const ModelBytes bytes = model_bytes(config, setup.memory, options.expert_path, options.expert_parallel,
+                                           comm_->rank(), comm_->size(), threads, limits_);
       comm_->reserve(bytes.max_collective_elements, bytes.max_all_to_all_elements);
       model_ = make_model(setup);
     });

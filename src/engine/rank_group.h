@@ -81,6 +81,8 @@ struct MemoryPlan {
 /// Throws Error(kResourceExhausted) that says what would fit when all ranks of this machine together
 /// need more than its memory.
 MemoryPlan plan_memory(const RankOptions& options, const ModelConfig& config);
+/// How ranks with these options hold the model in memory.
+MemoryPolicy memory_policy(const RankOptions& options, const ModelConfig& config);
 
 /// Rank 0's view of one step.
 struct StepResult {

@@ -24,9 +24,8 @@ int64_t scratch_bytes(const DecoderShapes& s, int threads, int64_t attention_scr
   return std::max({gate, ffn, attention_scratch}) + 64 * 64;
 }
 
-int64_t kv_bytes_per_block(const DecoderShapes& s, const BatchLimits& limits, ComputeDtype dtype,
-                           KvCacheDtype cache) {
-  const DType type = kv_dtype(dtype, cache);
+int64_t kv_bytes_per_block(const DecoderShapes& s, const BatchLimits& limits, const MemoryPolicy& policy) {
+  const DType type = kv_dtype(policy);
   if (type == DType::kI8) return limits.block_size * s.attention.kv_int8_bytes;
   return limits.block_size * s.attention.kv * static_cast<int64_t>(dtype_bytes(type));
 }
@@ -38,11 +37,10 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
       shapes_(shapes),
       rope_(make_rope_table(setup.config.rope, shapes.attention.rope_dim, setup.limits.max_positions)),
       scratch_(static_cast<size_t>(scratch_bytes(shapes, setup.threads(), attention_scratch))),
-      cx_{setup.level, setup.pool, &scratch_, rounding_of(setup.dtype)},
+      cx_{setup.level, setup.pool, &scratch_, rounding_of(setup.memory.dtype)},
       buffers_(shapes_, setup.limits),
-      kv_layer_bytes_(setup.limits.kv_blocks *
-                      kv_bytes_per_block(shapes, setup.limits, setup.dtype, setup.kv_cache)) {
-  DUET_CHECK(setup.weights && setup.comm && setup.dtype != ComputeDtype::kAuto);
+      kv_layer_bytes_(setup.limits.kv_blocks * kv_bytes_per_block(shapes, setup.limits, setup.memory)) {
+  DUET_CHECK(setup.weights && setup.comm && setup.memory.dtype != ComputeDtype::kAuto);
   kv_ = AlignedBuffer(static_cast<size_t>(kv_layer_bytes_ * shapes_.layers));
   for (int r = 0; r < shapes_.ranks; ++r)
     head_widths_.push_back(shard(shapes_.vocab, r, shapes_.ranks).size());
@@ -57,13 +55,12 @@ Decoder::Decoder(const ModelSetup& setup, const DecoderShapes& shapes, int64_t a
 }
 
 void Decoder::load_weights(const std::function<void(const WeightLoader& load, int64_t layer)>& attention) {
-  const MemoryPolicy policy(setup_.dtype, setup_.quantization, setup_.int8_head);
-  const WeightLoader load(setup_.config, shapes_, *setup_.weights, policy);
+  const WeightLoader load(setup_.config, shapes_, *setup_.weights, setup_.memory);
   weights_ = load.decoder([&](int64_t layer) { attention(load, layer); }, setup_.progress);
 }
 
 PagedCache Decoder::cache(size_t layer) {
-  return {kv_.data() + static_cast<int64_t>(layer) * kv_layer_bytes_, kv_dtype(setup_.dtype, setup_.kv_cache),
+  return {kv_.data() + static_cast<int64_t>(layer) * kv_layer_bytes_, kv_dtype(setup_.memory),
           setup_.limits.block_size};
 }
 
@@ -127,7 +124,7 @@ ModelBytes decoder_bytes(const ModelConfig& c, const DecoderShapes& s, const Mem
                   // The embedding is read where it lies; count it once per machine, as page cache.
                   (s.rank == 0 ? c.vocab_size * c.hidden_size * element : 0) +
                   limits.max_positions * s.attention.rope_dim * 4;
-  bytes.kv_per_block = s.layers * kv_bytes_per_block(s, limits, policy.dtype, policy.kv_cache);
+  bytes.kv_per_block = s.layers * kv_bytes_per_block(s, limits, policy);
   bytes.activations = BufferSizes(s, limits).bytes();
   bytes.scratch = scratch_bytes(s, threads, attention_scratch);
   bytes.max_collective_elements = std::max(limits.max_rows * s.hidden, limits.max_logits_rows * s.vocab);

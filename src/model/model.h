@@ -28,10 +28,7 @@ struct ModelSetup {
   Communicator* comm = nullptr;  // rank and ranks; collectives are called on the comm lane only
   CpuLevel level = CpuLevel::kPortable;
   ThreadPool* pool = nullptr;
-  ComputeDtype dtype = ComputeDtype::kFloat32;  // resolved
-  Quantization quantization = Quantization::kAsStored;
-  bool int8_head = true;
-  KvCacheDtype kv_cache = KvCacheDtype::kAuto;
+  MemoryPolicy memory{ComputeDtype::kFloat32};
   ExpertPath expert_path = ExpertPath::kAllReduce;
   bool expert_parallel = false;  // whole experts per rank
   BatchLimits limits;

@@ -35,8 +35,8 @@ DType weight_dtype(ComputeDtype dtype, DType stored) {
   return stored;
 }
 
-DType kv_dtype(ComputeDtype dtype, KvCacheDtype cache) {
-  return cache == KvCacheDtype::kInt8 ? DType::kI8 : weight_dtype(dtype, DType::kF32);
+DType kv_dtype(const MemoryPolicy& policy) {
+  return policy.kv_cache == KvCacheDtype::kInt8 ? DType::kI8 : weight_dtype(policy.dtype, DType::kF32);
 }
 
 }  // namespace duet

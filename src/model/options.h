@@ -43,6 +43,6 @@ ComputeDtype resolve(ComputeDtype dtype, DType checkpoint);
 Rounding rounding_of(ComputeDtype dtype);
 /// Element type of packed weights stored as `stored`, and of the KV cache.
 DType weight_dtype(ComputeDtype dtype, DType stored);
-DType kv_dtype(ComputeDtype dtype, KvCacheDtype cache);
+DType kv_dtype(const MemoryPolicy& policy);
 
 }  // namespace duet

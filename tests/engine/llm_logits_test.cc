@@ -211,6 +211,7 @@ TEST(Int8Cache, HoldsMoreAndGeneratesTheSameHoweverStepsAreCut) {
       for (const TokenLogprob& lp : o.completions.at(0).logprobs)
         all.insert(all.end(), lp.top.begin(), lp.top.end());
     *preemptions = llm->stats().preemptions;
+    EXPECT_EQ(llm->stats().steps_overlapped > 0, parts > 1);
     return all;
   };
   int64_t preemptions = 0;

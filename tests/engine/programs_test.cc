@@ -50,7 +50,7 @@ class LoneRank {
     setup.config = config;
     setup.weights = weights_.get();
     setup.comm = &comm_;
-    setup.dtype = ComputeDtype::kFloat32;
+    setup.memory.dtype = ComputeDtype::kFloat32;
     setup.expert_path = path;
     setup.expert_parallel = path == ExpertPath::kAllToAll;
     setup.limits = {32, 32, config.vocab_size, 64, 8, 16, kMost};

@@ -58,8 +58,8 @@ const Family kDeepseek{make_deepseek, deepseek_bytes, deepseek_tensor_names};
 DeepseekModel::DeepseekModel(const ModelSetup& setup, const DeepseekShapes& shapes)
     : Decoder(setup, shapes, attention_scratch(shapes, setup.threads())),
       shapes_(shapes),
-      tiles_(shapes.mla, rounding_of(setup.dtype),
-             tile_positions(shapes, rounding_of(setup.dtype), setup.limits)) {
+      tiles_(shapes.mla, rounding_of(setup.memory.dtype),
+             tile_positions(shapes, rounding_of(setup.memory.dtype), setup.limits)) {
   load_weights([&](const WeightLoader& load, int64_t layer) {
     attention_.push_back(load_mla(config(), shapes_, load, layer));
   });
