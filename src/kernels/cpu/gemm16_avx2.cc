@@ -20,18 +20,21 @@ constexpr int64_t kMostRows = 192;  // whose sums are kept from one chunk of k t
 /// Quads of a chunk of k. The same for every number of rows, because sums of kInt16 are rounded after each.
 constexpr int64_t kChunk = 128;
 
+/// Where a row has its values as int16.
+template <Kind K>
+constexpr int64_t values_at(int64_t scale_at) {
+  return K == Kind::kInt8 ? scale_at + 64 : 0;
+}
+
 [[gnu::always_inline]] inline __m256i load(const void* from) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(from));
 }
 
-/// Of quads of eight columns, k 0 and 1 (kSecond: 2 and 3) as pairs of int16.
-template <bool kSecond>
+/// Of quads of eight columns, k 0 and 2 (kOdd: 1 and 3) as pairs of int16: the lower byte goes up, and a
+/// shift brings it down with its sign. Rows have their quads in the order 0 2 1 3 for it.
+template <bool kOdd>
 [[gnu::always_inline]] inline __m256i pairs_of(__m256i quads) {
-  // A byte goes to the upper half of its 16 bits; the shift brings it down with its sign.
-  constexpr int k = kSecond ? 0x0200'0200 : 0;
-  constexpr int c0 = 0x01800080 + k, c1 = 0x05800480 + k, c2 = 0x09800880 + k, c3 = 0x0d800c80 + k;
-  const __m256i order = _mm256_setr_epi32(c0, c1, c2, c3, c0, c1, c2, c3);
-  return _mm256_srai_epi16(_mm256_shuffle_epi8(quads, order), 8);
+  return _mm256_srai_epi16(kOdd ? quads : _mm256_slli_epi16(quads, 8), 8);
 }
 
 /// Two values of a row for all columns.
@@ -53,60 +56,69 @@ template <bool kSecond>
   _mm256_storeu_ps(c, load_c ? _mm256_add_ps(_mm256_loadu_ps(c), scaled) : scaled);
 }
 
-// ---- few rows of int16: widened in registers ------------------------------------------------------
+// ---- few rows: widened in registers ----------------------------------------------------------------
 
-template <int R, int P>
+/// Half of a quad of two registers of columns.
+template <bool kOdd, int R>
+[[gnu::always_inline]] inline void multiply_pairs(__m256i (*acc)[2], const __m256i (&quads)[2],
+                                                  const std::byte* a, int64_t a_stride) {
+  const __m256i w0 = pairs_of<kOdd>(quads[0]), w1 = pairs_of<kOdd>(quads[1]);
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m256i x = two_of(a + r * a_stride + (kOdd ? 4 : 0));
+    acc[r][0] = add_products(acc[r][0], x, w0);
+    acc[r][1] = add_products(acc[r][1], x, w1);
+    // One after the other: else the compiler reads all rows first and keeps sums in memory.
+    asm volatile("" : "+x"(acc[r][0]), "+x"(acc[r][1]));
+  }
+}
+
+template <Kind K, int R, int P>
 void few(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
          int64_t panel_stride, float* c, int64_t ldc, bool load_c, const std::byte* ahead) {
   alignas(64) float sums[R * P * 16] = {};
   const std::byte* from = w + 128;
-  for (int64_t q = 0; q < quads;) {
-    const int64_t end = quads - q < kChunk ? quads : q + kChunk;
-    __m256i acc[R][2 * P];
+  const std::byte* values = a + values_at<K>(scale_at);
+  __m256i acc[P][R][2];
+  int64_t q = 0;
+  do {
+    const int64_t end = K == Kind::kInt8 || quads - q < kChunk ? quads : q + kChunk;
     DUET_UNROLL
-    for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p) {
       DUET_UNROLL
-      for (int v = 0; v < 2 * P; ++v) acc[r][v] = _mm256_setzero_si256();
+      for (int r = 0; r < R; ++r) acc[p][r][0] = acc[p][r][1] = _mm256_setzero_si256();
     }
     for (; q < end; ++q, from += 64, ahead += 64) {
       DUET_UNROLL
-      for (int v = 0; v < 2 * P; ++v) {
-        if (v % 2 == 0)
-          _mm_prefetch(reinterpret_cast<const char*>(ahead + v / 2 * panel_stride), _MM_HINT_T0);
-        const __m256i quad = load(from + v / 2 * panel_stride + v % 2 * 32);
-        const __m256i first = pairs_of<false>(quad), second = pairs_of<true>(quad);
-        DUET_UNROLL
-        for (int r = 0; r < R; ++r) {
-          const std::byte* row = a + r * a_stride + q * 8;
-          acc[r][v] = add_products(acc[r][v], two_of(row), first);
-          acc[r][v] = add_products(acc[r][v], two_of(row + 4), second);
-          // One after the other: else the compiler reads all rows first and keeps sums in memory.
-          asm volatile("" : "+x"(acc[r][v]));
-        }
+      for (int p = 0; p < P; ++p) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + p * panel_stride), _MM_HINT_T0);
+        const std::byte* at = from + p * panel_stride;
+        const __m256i two[2] = {load(at), load(at + 32)};
+        multiply_pairs<false, R>(acc[p], two, values + q * 8, a_stride);
+        multiply_pairs<true, R>(acc[p], two, values + q * 8, a_stride);
       }
     }
+    if (K == Kind::kInt8) break;
     DUET_UNROLL
-    for (int r = 0; r < R; ++r) {
-      DUET_UNROLL
-      for (int v = 0; v < 2 * P; ++v) {
-        float* to = sums + (r * 2 * P + v) * 8;
-        _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_cvtepi32_ps(acc[r][v])));
-      }
+    for (int i = 0; i < R * P * 2; ++i) {
+      float* to = sums + i * 8;
+      const __m256i so_far = acc[i / (2 * R)][i / 2 % R][i % 2];
+      _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_cvtepi32_ps(so_far)));
     }
     DUET_KEEP_IN_MEMORY(sums);
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < 2 * P; ++v) {
-      const auto* scales = reinterpret_cast<const float*>(w + v / 2 * panel_stride) + v % 2 * 8;
-      store_scaled(_mm256_load_ps(sums + (r * 2 * P + v) * 8), a + r * a_stride + scale_at, scales,
-                   c + r * ldc + v * 8, load_c);
-    }
+  } while (q < quads);
+  DUET_UNROLL
+  for (int i = 0; i < R * P * 2; ++i) {
+    const int p = i / (2 * R), r = i / 2 % R, v = i % 2;
+    const auto* scales = reinterpret_cast<const float*>(w + p * panel_stride) + v * 8;
+    const __m256 sum = K == Kind::kInt8 ? _mm256_cvtepi32_ps(acc[p][r][v]) : _mm256_load_ps(sums + i * 8);
+    store_scaled(sum, a + r * a_stride + scale_at, scales, c + r * ldc + p * 16 + v * 8, load_c);
   }
 }
 
 // ---- many rows: a panel is widened once -----------------------------------------------------------
 
-/// Quads of a panel ([16 columns][4 k] bytes) → pairs [2][16 columns][2 k] of int16.
+/// Quads of a panel ([16 columns][4 k] bytes) → pairs [2][16 columns][2 k] of int16, k 0 and 2 first.
 void widen(int64_t quads, const std::byte* w, __m256i* out) {
   for (int64_t q = 0; q < quads; ++q, w += 64, out += 4) {
     const __m256i low = load(w), high = load(w + 32);
@@ -174,11 +186,10 @@ using StripFn = void (*)(int64_t, const std::byte*, int64_t, const __m256i*, con
 template <Kind K>
 constexpr StripFn kTiles[kRows] = {tile<K, 1>, tile<K, 2>, tile<K, 3>, tile<K, 4>, tile<K, 5>, tile<K, 6>};
 
-/// At most kMostRows rows and one panel. The rows of int16 begin at a + at.
+/// At most kMostRows rows and one panel.
 template <Kind K>
-void some_rows(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t at,
-               int64_t scale_at, const std::byte* w, float* c, int64_t ldc, bool load_c,
-               const std::byte* next) {
+void some_rows(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
+               const std::byte* w, float* c, int64_t ldc, bool load_c, const std::byte* next) {
   alignas(64) __m256i wide[kChunk * 4];  // 16 KiB
   alignas(64) int32_t kept[kMostRows * 16];
   const auto* scales = reinterpret_cast<const float*>(w);
@@ -193,7 +204,7 @@ void some_rows(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride
       for (int64_t l = strip * lines / strips; last && l < (strip + 1) * lines / strips; ++l)
         __builtin_prefetch(next + l * 64, 0, 2);
       const std::byte* of_rows = a + row * a_stride;
-      kTiles<K>[height - 1](2 * count, of_rows + at + q * 8, a_stride, wide,
+      kTiles<K>[height - 1](2 * count, of_rows + values_at<K>(scale_at) + q * 8, a_stride, wide,
                             {kept + row * 16, K == Kind::kInt8 && q > 0, q == 0, last, of_rows + scale_at,
                              scales, c + row * ldc, ldc, load_c});
     }
@@ -203,29 +214,31 @@ void some_rows(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride
 template <Kind K>
 void tall(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
           const std::byte* w, int64_t, float* c, int64_t ldc, bool load_c, const std::byte* next) {
-  const int64_t at = K == Kind::kInt8 ? scale_at + 64 : 0;
   for (int64_t row = 0; row < rows; row += kMostRows) {
     const int64_t count = rows - row < kMostRows ? rows - row : kMostRows;
-    some_rows<K>(count, quads, a + row * a_stride, a_stride, at, scale_at, w, c + row * ldc, ldc, load_c,
-                 next);
+    some_rows<K>(count, quads, a + row * a_stride, a_stride, scale_at, w, c + row * ldc, ldc, load_c, next);
   }
 }
 
-constexpr Int8Kernels kInt16 = {4,
-                                {{few<1, 1>, few<1, 2>, few<1, 4>},
-                                 {few<2, 1>, few<2, 2>, nullptr},
-                                 {few<3, 1>, nullptr, nullptr},
-                                 {few<4, 1>, nullptr, nullptr}},
-                                round_to_16_bits_avx2,
-                                nullptr,
-                                nullptr,
-                                tall<Kind::kInt16>,
-                                1,
-                                24,
-                                2,
-                                0};
+template <Kind K>
+constexpr Int8TileFn kFew[kRows][3] = {
+    {few<K, 1, 1>, few<K, 1, 2>, few<K, 1, 4>}, {few<K, 2, 1>, few<K, 2, 2>, nullptr},
+    {few<K, 3, 1>, few<K, 3, 2>, nullptr},      {few<K, 4, 1>, nullptr, nullptr},
+    {few<K, 5, 1>, nullptr, nullptr},           {few<K, 6, 1>, nullptr, nullptr}};
+
+constexpr Int8Kernels int16_kernels() {
+  Int8Kernels k = {kRows, {}, round_to_16_bits_avx2, nullptr, nullptr, tall<Kind::kInt16>, 1, 24, 2, 0};
+  for (int r = 0; r < kRows; ++r) {
+    for (int p = 0; p < 3; ++p) k.tile[r][p] = kFew<Kind::kInt16>[r][p];
+  }
+  return k;
+}
+constexpr Int8Kernels kInt16 = int16_kernels();
 
 }  // namespace
+
+const Int8TileFn kInt8TilesFrom4Avx2[3] = {few<Kind::kInt8, 4, 1>, few<Kind::kInt8, 5, 1>,
+                                           few<Kind::kInt8, 6, 1>};
 
 void int8_tall_avx2(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
                     const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,

@@ -8,12 +8,28 @@
 namespace duet::gemm_detail {
 namespace {
 
-/// kWidened: fp8 widened to float32, in the longer chains of narrow weights.
-enum class Kind { kF32, kBf16, kF16, kWidened };
+/// kNear: float32 that a call before has brought to the caches. kWidened: narrow weights that were made
+/// float32 once for many rows, in their longer chains.
+enum class Kind { kF32, kBf16, kF16, kNear, kWidened };
+template <Kind K>
+constexpr int64_t kChain = K == Kind::kF32 || K == Kind::kNear ? kSumSteps : kSumStepsNarrow;
 /// Of 16 columns; of bf16 half a pair of steps.
 template <Kind K>
 constexpr int64_t kStepBytes = K == Kind::kBf16 || K == Kind::kF16 ? 32 : 64;
 constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches its bandwidth with 1 KiB ahead
+
+/// sum = x · w (kFirst), or sum + x · w. Tall tiles need all sixteen registers, and by itself GCC changes the
+/// order until some sums are kept in memory: 12 % in a quiet hour, 18 to 27 next to a busy neighbour.
+template <bool kFirst, bool kInOrder = true>
+[[gnu::always_inline]] inline void multiply_add(__m256& sum, __m256 x, __m256 w) {
+  if constexpr (!kInOrder) {
+    sum = kFirst ? _mm256_mul_ps(x, w) : _mm256_fmadd_ps(x, w, sum);
+  } else if constexpr (kFirst) {
+    asm volatile("vmulps %2, %1, %0" : "=x"(sum) : "x"(x), "x"(w));
+  } else {
+    asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+  }
+}
 
 template <bool kFirst, int R, int V>
 [[gnu::always_inline]] inline void multiply_step(__m256 (&acc)[R][V], const __m256 (&w)[V], const float* a) {
@@ -21,8 +37,7 @@ template <bool kFirst, int R, int V>
   for (int r = 0; r < R; ++r) {
     const __m256 x = _mm256_broadcast_ss(a + r * kRowWords);
     DUET_UNROLL
-    for (int v = 0; v < V; ++v)
-      acc[r][v] = kFirst ? _mm256_mul_ps(x, w[v]) : _mm256_fmadd_ps(x, w[v], acc[r][v]);
+    for (int v = 0; v < V; ++v) multiply_add<kFirst, (R >= 4)>(acc[r][v], x, w[v]);
   }
 }
 
@@ -39,7 +54,9 @@ template <Kind K, bool kFirst, int S, int R, int P>
   DUET_UNROLL
   for (int v = 0; v < 2 * P; ++v) {
     const std::byte* from = w + v / 2 * panel_stride + (2 * S + v % 2) * kHalf;
-    if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+    if constexpr (K == Kind::kF32 || K == Kind::kF16) {
+      if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T0);
+    }
     if constexpr (K != Kind::kF16) {
       wide[v] = _mm256_castsi256_ps(load(from));
     } else {
@@ -104,22 +121,58 @@ template <Kind K, int R, int P>
   }
 }
 
+/// sum (+)= acc, of row r.
+template <int R, int V>
+[[gnu::always_inline]] inline void add_chain(const __m256 (&acc)[R][V], int r, bool first, float* sum) {
+  DUET_UNROLL
+  for (int v = 0; v < V; ++v) {
+    float* to = sum + (r * V + v) * 8;
+    const __m256 so_far = first ? _mm256_setzero_ps() : _mm256_load_ps(to);
+    _mm256_store_ps(to, _mm256_add_ps(so_far, acc[r][v]));
+  }
+}
+
+/// A chain of `steps`, a multiple of 4 and at least 8, of float32 for a tall tile, to `sum`. Row by row with
+/// the last step, because twelve additions and stores at once leave the multipliers idle.
+template <Kind K, int R>
+[[gnu::always_inline]] inline void whole_chain(int64_t steps, const float* a, const std::byte* w, bool first,
+                                               float* sum) {
+  static_assert(kStepBytes<K> == 64);
+  __m256 acc[R][2];
+  multiply_four<K, true, R, 1>(acc, a, w, 0);
+  for (int64_t left = steps - 8; left > 0; left -= 4)
+    multiply_four<K, false, R, 1>(acc, a += 4, w += 4 * 64, 0);
+  multiply_single<K, false, 0, R, 1>(acc, a += 4, w += 4 * 64, 0);
+  multiply_single<K, false, 1, R, 1>(acc, a, w, 0);
+  multiply_single<K, false, 2, R, 1>(acc, a, w, 0);
+  const __m256 w0 = _mm256_castsi256_ps(load(w + 3 * 64)), w1 = _mm256_castsi256_ps(load(w + 3 * 64 + 32));
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m256 x = _mm256_broadcast_ss(a + 3 + r * kRowWords);
+    multiply_add<false>(acc[r][0], x, w0);
+    multiply_add<false>(acc[r][1], x, w1);
+    add_chain(acc, r, first, sum);
+  }
+}
+
 /// `sum` [R][16 · P] of all steps, chain by chain.
 template <Kind K, int R, int P>
 [[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
                                               int64_t panel_stride, float (&sum)[R * P * 16]) {
-  constexpr int64_t kChain = K == Kind::kF32 ? kSumSteps : kSumStepsNarrow;
   for (int64_t s = 0, end; s < steps; s = end) {
-    end = steps - s < kChain ? steps : s + kChain;
-    __m256 acc[R][2 * P];
-    multiply<K, R, P>(acc, end - s, a + s, w + s * kStepBytes<K>, panel_stride);
-    DUET_UNROLL
-    for (int r = 0; r < R; ++r) {
+    end = steps - s < kChain<K> ? steps : s + kChain<K>;
+    const float* from = a + s;
+    const std::byte* weights = w + s * kStepBytes<K>;
+    bool done = false;
+    if constexpr (R >= 4 && kStepBytes<K> == 64) {
+      done = end - s == kChain<K>;
+      if (done) whole_chain<K, R>(kChain<K>, from, weights, s == 0, sum);
+    }
+    if (!done) {
+      __m256 acc[R][2 * P];
+      multiply<K, R, P>(acc, end - s, from, weights, panel_stride);
       DUET_UNROLL
-      for (int v = 0; v < 2 * P; ++v) {
-        float* to = sum + (r * 2 * P + v) * 8;
-        _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), acc[r][v]));
-      }
+      for (int r = 0; r < R; ++r) add_chain(acc, r, s == 0, sum);
     }
     DUET_KEEP_IN_MEMORY(sum);
   }
@@ -128,7 +181,7 @@ template <Kind K, int R, int P>
 template <Kind K, int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  alignas(64) float sum[R * P * 16] = {};
+  alignas(64) float sum[R * P * 16];
   sum_chains<K, R, P>(steps, a, w, panel_stride, sum);
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2 * P; ++v) {
@@ -142,7 +195,7 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
 template <int R, int P>
 void scaled_tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
                  const ScaledSums& to) {
-  alignas(64) float sum[R * P * 16] = {};
+  alignas(64) float sum[R * P * 16];
   sum_chains<Kind::kWidened, R, P>(steps, a, w, panel_stride, sum);
   for (int v = 0; v < 2 * P; ++v) {
     const auto* scales = reinterpret_cast<const float*>(to.scales + v / 2 * to.panel_stride) + v % 2 * 8;
@@ -156,16 +209,65 @@ void scaled_tile(int64_t steps, const float* a, const std::byte* w, int64_t pane
   }
 }
 
+// ---- many rows ------------------------------------------------------------------------------------
+
+template <Kind K>
+void widen(int64_t steps, const std::byte* w, float* out) {
+  if constexpr (K == Kind::kBf16) {
+    for (int64_t s = 0; s < steps; s += 2, w += 64, out += 32) {
+      DUET_UNROLL
+      for (int v = 0; v < 2; ++v) {
+        const __m256i pairs = load(w + v * 32), high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+        _mm256_store_ps(out + v * 8, _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
+        _mm256_store_ps(out + 16 + v * 8, _mm256_castsi256_ps(_mm256_and_si256(pairs, high)));
+      }
+    }
+  } else {
+    for (int64_t i = 0; i < 2 * steps; ++i, w += 16, out += 8)
+      _mm256_store_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))));
+  }
+}
+
+template <Kind K>
+constexpr TileFn kTall[6] = {tile<K, 1, 1>, tile<K, 2, 1>, tile<K, 3, 1>,
+                             tile<K, 4, 1>, tile<K, 5, 1>, tile<K, 6, 1>};
+
+/// One panel, of narrow weights widened once, and at most kBlockSteps.
+template <Kind K>
+void tall(int64_t rows, int64_t steps, const float* a, const std::byte* w, int64_t, float* c, int64_t ldc,
+          bool load_c, const std::byte* next) {
+  alignas(64) float wide[K == Kind::kF32 ? 16 : (kBlockSteps + 1) * 16];
+  if constexpr (K != Kind::kF32) {
+    widen<K>(steps, w, wide);
+    w = reinterpret_cast<const std::byte*>(wide);
+  }
+  const int64_t strips = (rows + 5) / 6;
+  const int64_t lines = next ? steps * kStepBytes<K> / 64 : 0;  // a part with each strip
+  for (int64_t i = 0; i < strips; ++i) {
+    const int64_t row = i * rows / strips, height = (i + 1) * rows / strips - row;
+    for (int64_t l = i * lines / strips; l < (i + 1) * lines / strips; ++l)
+      __builtin_prefetch(next + l * 64, 0, 2);
+    constexpr Kind kTile = K == Kind::kF32 ? Kind::kNear : Kind::kWidened;
+    kTall<kTile>[height - 1](steps, a + row * kRowWords, w, 0, c + row * ldc, ldc, load_c);
+  }
+}
+
 template <Kind K>
 constexpr TileSet tiles() {
-  return {6,
-          false,
-          {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
-           {tile<K, 2, 1>, tile<K, 2, 2>, nullptr},
-           {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
-           {tile<K, 4, 1>, nullptr, nullptr},
-           {tile<K, 5, 1>, nullptr, nullptr},
-           {tile<K, 6, 1>, nullptr, nullptr}}};
+  TileSet set = {6,
+                 false,
+                 {{tile<K, 1, 1>, tile<K, 1, 2>, tile<K, 1, 4>},
+                  {tile<K, 2, 1>, tile<K, 2, 2>, nullptr},
+                  {tile<K, 3, 1>, tile<K, 3, 2>, nullptr},
+                  {tile<K, 4, 1>, nullptr, nullptr},
+                  {tile<K, 5, 1>, nullptr, nullptr},
+                  {tile<K, 6, 1>, nullptr, nullptr}}};
+  if constexpr (K != Kind::kWidened) {
+    set.tall = tall<K>;
+    set.tall_panels = 1;
+    set.tall_rows = 24;
+  }
+  return set;
 }
 
 __m256 to_bf16_and_back(__m256 v) {

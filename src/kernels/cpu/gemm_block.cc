@@ -233,12 +233,13 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
     const int64_t end = std::min(steps, s + kBlockSteps);
     for (int64_t p = panel0; p < panel1;) {
       const int panels = widest(tiles, most, panel1 - p);
-      if (tiles.tall && panels == 2 && (p + 2) * kPanelColumns <= w.n) {
+      if (tiles.tall && panels == tiles.tall_panels && row1 - row0 >= tiles.tall_rows &&
+          (p + panels) * kPanelColumns <= w.n) {
         const std::byte* at = job.w + p * job.panel_stride + s * job.step_bytes;
         tiles.tall(row1 - row0, end - s, block + (s / kBlockSteps * rows + row0) * kRowWords, at,
                    job.panel_stride, job.c + row0 * ldc + p * kPanelColumns, ldc, start || s > 0,
-                   p + 4 <= panel1 ? at + 2 * job.panel_stride : nullptr);
-        p += 2;
+                   p + 2 * panels <= panel1 ? at + panels * job.panel_stride : nullptr);
+        p += panels;
         continue;
       }
       int64_t row = row0;

@@ -52,10 +52,11 @@ struct TileSet {
   bool pairs;                    // a word of a is two bf16
   TileFn tile[kMaxTileRows][3];  // [rows - 1][0: one panel, 1: two panels, 2: four panels]
   void (*done)() = nullptr;      // where not null: to be called by a thread after its last tile
-  /// Where not null: two panels and more rows than a tile has. `next`, if any, is what will be multiplied
-  /// next, as w is.
+  /// Where not null: tall_panels panels and at least tall_rows rows, more than a tile has. `next`, if any, is
+  /// what will be multiplied next, as w is.
   void (*tall)(int64_t rows, int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
                float* c, int64_t ldc, bool load_c, const std::byte* next) = nullptr;
+  int tall_panels = 2, tall_rows = 0;
 };
 
 struct GemmKernels {
@@ -128,6 +129,8 @@ struct Int8Kernels {
   /// has the values once more, as int16.
   int value_bytes = 1, value_bytes_behind = 0;
 };
+/// Int8Kernels::tile of AVX2 for 4 to 6 rows.
+extern const Int8TileFn kInt8TilesFrom4Avx2[3];
 /// Int8Kernels::tall of AVX2: one panel.
 void int8_tall_avx2(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at,
                     const std::byte* w, int64_t panel_stride, float* c, int64_t ldc, bool load_c,
