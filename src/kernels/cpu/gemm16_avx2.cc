@@ -76,12 +76,13 @@ template <bool kOdd, int R>
 template <Kind K, int R, int P>
 void few(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, const std::byte* w,
          int64_t panel_stride, float* c, int64_t ldc, bool load_c, const std::byte* ahead) {
-  alignas(64) float sums[R * P * 16] = {};
+  alignas(64) float sums[R * P * 16];
   const std::byte* from = w + 128;
   const std::byte* values = a + values_at<K>(scale_at);
   __m256i acc[P][R][2];
   int64_t q = 0;
   do {
+    const bool first = q == 0;
     const int64_t end = K == Kind::kInt8 || quads - q < kChunk ? quads : q + kChunk;
     DUET_UNROLL
     for (int p = 0; p < P; ++p) {
@@ -102,8 +103,8 @@ void few(int64_t quads, const std::byte* a, int64_t a_stride, int64_t scale_at, 
     DUET_UNROLL
     for (int i = 0; i < R * P * 2; ++i) {
       float* to = sums + i * 8;
-      const __m256i so_far = acc[i / (2 * R)][i / 2 % R][i % 2];
-      _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), _mm256_cvtepi32_ps(so_far)));
+      const __m256 sum = _mm256_cvtepi32_ps(acc[i / (2 * R)][i / 2 % R][i % 2]);
+      _mm256_store_ps(to, first ? sum : _mm256_add_ps(_mm256_load_ps(to), sum));
     }
     DUET_KEEP_IN_MEMORY(sums);
   } while (q < quads);

@@ -67,9 +67,10 @@ template <bool kFirst, int R, int P>
 template <int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  alignas(64) float sum[R * P * 16] = {};
-  for (int64_t s = 0, end; s < steps; s = end) {
-    end = steps - s < kSumStepsNarrow ? steps : s + kSumStepsNarrow;
+  alignas(64) float sum[R * P * 16];
+  int64_t s = 0;
+  do {
+    const int64_t end = steps - s < kSumStepsNarrow ? steps : s + kSumStepsNarrow;
     __m256 acc[R][2 * P];
     multiply_quad<true, R, P>(acc, w + s * 16, panel_stride, a + s);
     for (int64_t k = s + 4; k < end; k += 4) multiply_quad<false, R, P>(acc, w + k * 16, panel_stride, a + k);
@@ -78,11 +79,13 @@ void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_strid
       DUET_UNROLL
       for (int v = 0; v < 2 * P; ++v) {
         float* to = sum + (r * 2 * P + v) * 8;
-        _mm256_store_ps(to, _mm256_add_ps(_mm256_load_ps(to), acc[r][v]));
+        const __m256 so_far = s == 0 ? _mm256_setzero_ps() : _mm256_load_ps(to);
+        _mm256_store_ps(to, _mm256_add_ps(so_far, acc[r][v]));
       }
     }
     DUET_KEEP_IN_MEMORY(sum);
-  }
+    s = end;
+  } while (s < steps);
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < 2 * P; ++v) {
       float* to = c + r * ldc + v * 8;

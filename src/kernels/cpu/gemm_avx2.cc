@@ -159,8 +159,9 @@ template <Kind K, int R>
 template <Kind K, int R, int P>
 [[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
                                               int64_t panel_stride, float (&sum)[R * P * 16]) {
-  for (int64_t s = 0, end; s < steps; s = end) {
-    end = steps - s < kChain<K> ? steps : s + kChain<K>;
+  int64_t s = 0;
+  do {
+    const int64_t end = steps - s < kChain<K> ? steps : s + kChain<K>;
     const float* from = a + s;
     const std::byte* weights = w + s * kStepBytes<K>;
     bool done = false;
@@ -175,7 +176,8 @@ template <Kind K, int R, int P>
       for (int r = 0; r < R; ++r) add_chain(acc, r, s == 0, sum);
     }
     DUET_KEEP_IN_MEMORY(sum);
-  }
+    s = end;
+  } while (s < steps);
 }
 
 template <Kind K, int R, int P>

@@ -189,6 +189,12 @@ void multiply_block(const Product& product, const float* block, int64_t rows, in
                     const PackedView& w, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
                     Accumulate accumulate) {
   if (row0 >= row1 || panel0 >= panel1) return;
+  if (w.k == 0) {
+    const int64_t columns = std::min(panel1 * kPanelColumns, w.n) - panel0 * kPanelColumns;
+    for (int64_t r = row0; r < row1 && accumulate == Accumulate::kNo; ++r)
+      std::fill_n(c + (r - row0) * ldc, columns, 0.0f);
+    return;
+  }
   if (product.int8) {
     multiply_int8(product, reinterpret_cast<const std::byte*>(block), int8_row_bytes(product), row0, row1, w,
                   panel0, panel1, c, ldc, accumulate);

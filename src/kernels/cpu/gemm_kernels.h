@@ -41,7 +41,7 @@ constexpr int64_t kSumSteps = 16;        // float32
 constexpr int64_t kSumStepsNarrow = 64;  // bf16, f16; AMX: kBlockSteps
 static_assert(kBlockSteps % kSumSteps == 0 && kBlockSteps % kSumStepsNarrow == 0);
 
-/// c [rows, 16 · panels] (+)= a · w over `steps` words of each row: a has stride kRowWords, panel p
+/// c [rows, 16 · panels] (+)= a · w over `steps` > 0 words of each row: a has stride kRowWords, panel p
 /// starts at w + p · panel_stride (bytes). load_c: the sum is added to c.
 using TileFn = void (*)(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c,
                         int64_t ldc, bool load_c);

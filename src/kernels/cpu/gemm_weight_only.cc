@@ -176,11 +176,6 @@ void multiply_weight_only(const Product& product, const float* block, int64_t ro
                           int64_t row1, const PackedView& w, int64_t panel0, int64_t panel1, float* c,
                           int64_t ldc, Accumulate accumulate) {
   const bool start = accumulate == Accumulate::kYes;
-  if (w.k == 0) {
-    const int64_t columns = std::min(panel1 * kPanelColumns, w.n) - panel0 * kPanelColumns;
-    for (int64_t r = row0; r < row1 && !start; ++r) std::fill_n(c + (r - row0) * ldc, columns, 0.0f);
-    return;
-  }
   const Job job{&product, block, rows, w.panel_bytes(), w.n, c - row0 * ldc - panel0 * kPanelColumns, ldc};
   if (row1 - row0 <= product.weight_only->f8.max_rows) {
     few_rows(job, w, row0, static_cast<int>(row1 - row0), panel0, panel1, start);
