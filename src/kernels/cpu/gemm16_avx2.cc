@@ -4,10 +4,11 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 
-// int8 weights times rows of 16 bits with AVX2: vpmaddwd multiplies two k of eight columns. For many rows of
-// int8 (which quantise_row wrote in 16 bits as well) a panel is widened once. vpmaddubsw takes twice as many,
-// but weights without a sign, and what goes before and after it (vpsignb, vpmaddwd) shares its two units: 1.5
-// cycles for 32 products in place of 1. Rows of 16-bit inputs use the same products for any number of rows.
+// int8 weights times rows of 16 bits with AVX2: vpmaddwd multiplies two k of eight columns. Four and more
+// rows of int8 go this way too (quantise_row wrote them in 16 bits as well). vpmaddubsw takes twice as many
+// k, but weights without a sign, and what goes before and after it (vpsignb, vpmaddwd) shares its two
+// units: 1.5 cycles for 32 products in place of 1. For fewer rows, widening the weights would cost more than
+// that saves.
 
 namespace duet::gemm_detail {
 namespace {
@@ -221,20 +222,23 @@ void tall(int64_t rows, int64_t quads, const std::byte* a, int64_t a_stride, int
   }
 }
 
-template <Kind K>
-constexpr Int8TileFn kFew[kRows][3] = {
-    {few<K, 1, 1>, few<K, 1, 2>, few<K, 1, 4>}, {few<K, 2, 1>, few<K, 2, 2>, nullptr},
-    {few<K, 3, 1>, few<K, 3, 2>, nullptr},      {few<K, 4, 1>, nullptr, nullptr},
-    {few<K, 5, 1>, nullptr, nullptr},           {few<K, 6, 1>, nullptr, nullptr}};
-
-constexpr Int8Kernels int16_kernels() {
-  Int8Kernels k = {kRows, {}, round_to_16_bits_avx2, nullptr, nullptr, tall<Kind::kInt16>, 1, 24, 2, 0};
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < 3; ++p) k.tile[r][p] = kFew<Kind::kInt16>[r][p];
-  }
-  return k;
-}
-constexpr Int8Kernels kInt16 = int16_kernels();
+template <int R, int P>
+constexpr Int8TileFn kFew = few<Kind::kInt16, R, P>;
+constexpr Int8Kernels kInt16 = {kRows,
+                                {{kFew<1, 1>, kFew<1, 2>, kFew<1, 4>},
+                                 {kFew<2, 1>, kFew<2, 2>, nullptr},
+                                 {kFew<3, 1>, kFew<3, 2>, nullptr},
+                                 {kFew<4, 1>, nullptr, nullptr},
+                                 {kFew<5, 1>, nullptr, nullptr},
+                                 {kFew<6, 1>, nullptr, nullptr}},
+                                round_to_16_bits_avx2,
+                                nullptr,
+                                nullptr,
+                                tall<Kind::kInt16>,
+                                1,
+                                24,
+                                2,
+                                0};
 
 }  // namespace
 

@@ -2,9 +2,9 @@
 
 #include "kernels/cpu/gemm_kernels.h"
 
-// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Without VNNI, few rows of int8 ·
-// int8 go by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 = 32512,
-// which 16 bits hold (activations are never -128), so it is exact. Many rows: gemm16_avx2.cc.
+// 8-bit weights, see gemm8_avx512.cc; a quad is two registers of 8 columns. Without VNNI, up to three rows of
+// int8 · int8 go by vpmaddubsw: |w| times a with w's sign. Two such products are at most 2 · 128 · 127 =
+// 32512, which 16 bits hold (activations are never -128), so it is exact. More rows: gemm16_avx2.cc.
 
 namespace duet::gemm_detail {
 namespace {

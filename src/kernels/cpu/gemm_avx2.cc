@@ -101,14 +101,14 @@ template <bool kFirst, int R, int P>
 /// A chain of `steps` > 0. Its first step multiplies, which gives the bits of a sum that starts at zero; with
 /// registers that are cleared, in a loop of single steps, Zen 3 takes a quarter longer for chains of 16.
 template <Kind K, int R, int P>
-[[gnu::always_inline]] inline void multiply(__m256 (&acc)[R][2 * P], int64_t steps, const float* a,
+[[gnu::always_inline]] inline void multiply(__m256 (&acc)[R][2 * P], int steps, const float* a,
                                             const std::byte* w, int64_t panel_stride) {
   if constexpr (K == Kind::kBf16) {
     multiply_pair<true, R, P>(acc, a, w, panel_stride, steps > 1);
-    for (int64_t s = 2; s < steps; s += 2)
+    for (int s = 2; s < steps; s += 2)
       multiply_pair<false, R, P>(acc, a + s, w + s * kStepBytes<K>, panel_stride, s + 1 < steps);
   } else {
-    int64_t s = steps < 4 ? 1 : 4;
+    int s = steps < 4 ? 1 : 4;
     if (s == 1) {
       multiply_single<K, true, 0, R, P>(acc, a, w, panel_stride);
     } else {
@@ -121,94 +121,88 @@ template <Kind K, int R, int P>
   }
 }
 
-/// sum (+)= acc, of row r.
-template <int R, int V>
-[[gnu::always_inline]] inline void add_chain(const __m256 (&acc)[R][V], int r, bool first, float* sum) {
-  DUET_UNROLL
-  for (int v = 0; v < V; ++v) {
-    float* to = sum + (r * V + v) * 8;
-    const __m256 so_far = first ? _mm256_setzero_ps() : _mm256_load_ps(to);
-    _mm256_store_ps(to, _mm256_add_ps(so_far, acc[r][v]));
-  }
-}
-
-/// A chain of `steps`, a multiple of 4 and at least 8, of float32 for a tall tile, to `sum`. Row by row with
-/// the last step, because twelve additions and stores at once leave the multipliers idle.
-template <Kind K, int R>
-[[gnu::always_inline]] inline void whole_chain(int64_t steps, const float* a, const std::byte* w, bool first,
-                                               float* sum) {
-  static_assert(kStepBytes<K> == 64);
-  __m256 acc[R][2];
-  multiply_four<K, true, R, 1>(acc, a, w, 0);
-  for (int64_t left = steps - 8; left > 0; left -= 4)
-    multiply_four<K, false, R, 1>(acc, a += 4, w += 4 * 64, 0);
-  multiply_single<K, false, 0, R, 1>(acc, a += 4, w += 4 * 64, 0);
-  multiply_single<K, false, 1, R, 1>(acc, a, w, 0);
-  multiply_single<K, false, 2, R, 1>(acc, a, w, 0);
-  const __m256 w0 = _mm256_castsi256_ps(load(w + 3 * 64)), w1 = _mm256_castsi256_ps(load(w + 3 * 64 + 32));
-  DUET_UNROLL
-  for (int r = 0; r < R; ++r) {
-    const __m256 x = _mm256_broadcast_ss(a + 3 + r * kRowWords);
-    multiply_add<false>(acc[r][0], x, w0);
-    multiply_add<false>(acc[r][1], x, w1);
-    add_chain(acc, r, first, sum);
-  }
-}
-
-/// `sum` [R][16 · P] of all steps, chain by chain.
-template <Kind K, int R, int P>
-[[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
-                                              int64_t panel_stride, float (&sum)[R * P * 16]) {
-  int64_t s = 0;
-  do {
-    const int64_t end = steps - s < kChain<K> ? steps : s + kChain<K>;
-    const float* from = a + s;
-    const std::byte* weights = w + s * kStepBytes<K>;
-    bool done = false;
-    if constexpr (R >= 4 && kStepBytes<K> == 64) {
-      done = end - s == kChain<K>;
-      if (done) whole_chain<K, R>(kChain<K>, from, weights, s == 0, sum);
-    }
-    if (!done) {
-      __m256 acc[R][2 * P];
-      multiply<K, R, P>(acc, end - s, from, weights, panel_stride);
+/// A chain of 0 < `steps` ≤ kChain; row(r, its sums) for each row. A whole chain of float32 in a tall tile
+/// meets row() with its last step, row by row: all additions and stores at once leave the multipliers idle.
+template <Kind K, int R, int P, typename Row>
+[[gnu::always_inline]] inline void chain(int64_t steps, const float* a, const std::byte* w,
+                                         int64_t panel_stride, const Row& row) {
+  __m256 acc[R][2 * P];
+  if constexpr (R >= 4 && kStepBytes<K> == 64) {
+    static_assert(kChain<K> % 4 == 0 && kChain<K> >= 8);
+    if (steps == kChain<K>) {
+      multiply_four<K, true, R, P>(acc, a, w, 0);
+      for (int64_t left = steps - 8; left > 0; left -= 4)
+        multiply_four<K, false, R, P>(acc, a += 4, w += 4 * 64, 0);
+      multiply_single<K, false, 0, R, P>(acc, a += 4, w += 4 * 64, 0);
+      multiply_single<K, false, 1, R, P>(acc, a, w, 0);
+      multiply_single<K, false, 2, R, P>(acc, a, w, 0);
+      const __m256 w0 = _mm256_castsi256_ps(load(w + 3 * 64)),
+                   w1 = _mm256_castsi256_ps(load(w + 3 * 64 + 32));
       DUET_UNROLL
-      for (int r = 0; r < R; ++r) add_chain(acc, r, s == 0, sum);
+      for (int r = 0; r < R; ++r) {
+        const __m256 x = _mm256_broadcast_ss(a + 3 + r * kRowWords);
+        multiply_add<false>(acc[r][0], x, w0);
+        multiply_add<false>(acc[r][1], x, w1);
+        row(r, acc[r]);
+      }
+      return;
     }
+  }
+  multiply<K, R, P>(acc, static_cast<int>(steps), a, w, panel_stride);
+  DUET_UNROLL
+  for (int r = 0; r < R; ++r) row(r, acc[r]);
+}
+
+/// The sum of all steps, chain by chain; finish(r, v, eight columns of it).
+template <Kind K, int R, int P, typename Finish>
+[[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
+                                              int64_t panel_stride, const Finish& finish) {
+  alignas(64) float sum[R * P * 16];
+  int64_t s = 0;
+  const auto so_far = [&](int r, int v) {
+    return s == 0 ? _mm256_setzero_ps() : _mm256_load_ps(sum + (r * 2 * P + v) * 8);
+  };
+  for (; s + kChain<K> < steps; s += kChain<K>) {
+    chain<K, R, P>(kChain<K>, a + s, w + s * kStepBytes<K>, panel_stride,
+                   [&](int r, const __m256(&acc)[2 * P]) {
+                     DUET_UNROLL
+                     for (int v = 0; v < 2 * P; ++v)
+                       _mm256_store_ps(sum + (r * 2 * P + v) * 8, _mm256_add_ps(so_far(r, v), acc[v]));
+                   });
     DUET_KEEP_IN_MEMORY(sum);
-    s = end;
-  } while (s < steps);
+  }
+  chain<K, R, P>(steps - s, a + s, w + s * kStepBytes<K>, panel_stride,
+                 [&](int r, const __m256(&acc)[2 * P]) {
+                   DUET_UNROLL
+                   for (int v = 0; v < 2 * P; ++v) finish(r, v, _mm256_add_ps(so_far(r, v), acc[v]));
+                 });
 }
 
 template <Kind K, int R, int P>
 void tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride, float* c, int64_t ldc,
           bool load_c) {
-  alignas(64) float sum[R * P * 16];
-  sum_chains<K, R, P>(steps, a, w, panel_stride, sum);
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < 2 * P; ++v) {
-      float* to = c + r * ldc + v * 8;
-      const __m256 total = _mm256_load_ps(sum + (r * 2 * P + v) * 8);
-      _mm256_storeu_ps(to, load_c ? _mm256_add_ps(_mm256_loadu_ps(to), total) : total);
-    }
-  }
+  sum_chains<K, R, P>(steps, a, w, panel_stride, [&](int r, int v, __m256 total) {
+    float* to = c + r * ldc + v * 8;
+    _mm256_storeu_ps(to, load_c ? _mm256_add_ps(_mm256_loadu_ps(to), total) : total);
+  });
 }
 
 template <int R, int P>
 void scaled_tile(int64_t steps, const float* a, const std::byte* w, int64_t panel_stride,
                  const ScaledSums& to) {
-  alignas(64) float sum[R * P * 16];
-  sum_chains<Kind::kWidened, R, P>(steps, a, w, panel_stride, sum);
+  alignas(64) float scale[P * 16];  // the sums need the registers
+  DUET_UNROLL
   for (int v = 0; v < 2 * P; ++v) {
     const auto* scales = reinterpret_cast<const float*>(to.scales + v / 2 * to.panel_stride) + v % 2 * 8;
-    const __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(scales), _mm256_set1_ps(to.power));
-    for (int r = 0; r < R; ++r) {
-      float* c = to.c + r * to.ldc + v * 8;
-      const __m256 total = _mm256_load_ps(sum + (r * 2 * P + v) * 8);
-      _mm256_storeu_ps(
-          c, to.load_c ? _mm256_fmadd_ps(total, scale, _mm256_loadu_ps(c)) : _mm256_mul_ps(total, scale));
-    }
+    _mm256_store_ps(scale + v * 8, _mm256_mul_ps(_mm256_loadu_ps(scales), _mm256_set1_ps(to.power)));
   }
+  DUET_KEEP_IN_MEMORY(scale);
+  sum_chains<Kind::kWidened, R, P>(steps, a, w, panel_stride, [&](int r, int v, __m256 total) {
+    float* c = to.c + r * to.ldc + v * 8;
+    const __m256 by = _mm256_load_ps(scale + v * 8);
+    _mm256_storeu_ps(c,
+                     to.load_c ? _mm256_fmadd_ps(total, by, _mm256_loadu_ps(c)) : _mm256_mul_ps(total, by));
+  });
 }
 
 // ---- many rows ------------------------------------------------------------------------------------
