@@ -18,26 +18,14 @@ template <Kind K>
 constexpr int64_t kStepBytes = K == Kind::kBf16 || K == Kind::kF16 ? 32 : 64;
 constexpr int64_t kAhead = 1024;  // bytes of prefetch: one core reaches its bandwidth with 1 KiB ahead
 
-/// sum = x · w (kFirst), or sum + x · w. Tall tiles need all sixteen registers, and by itself GCC changes the
-/// order until some sums are kept in memory: 12 % in a quiet hour, 18 to 27 next to a busy neighbour.
-template <bool kFirst, bool kInOrder = true>
-[[gnu::always_inline]] inline void multiply_add(__m256& sum, __m256 x, __m256 w) {
-  if constexpr (!kInOrder) {
-    sum = kFirst ? _mm256_mul_ps(x, w) : _mm256_fmadd_ps(x, w, sum);
-  } else if constexpr (kFirst) {
-    asm volatile("vmulps %2, %1, %0" : "=x"(sum) : "x"(x), "x"(w));
-  } else {
-    asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
-  }
-}
-
 template <bool kFirst, int R, int V>
 [[gnu::always_inline]] inline void multiply_step(__m256 (&acc)[R][V], const __m256 (&w)[V], const float* a) {
   DUET_UNROLL
   for (int r = 0; r < R; ++r) {
     const __m256 x = _mm256_broadcast_ss(a + r * kRowWords);
     DUET_UNROLL
-    for (int v = 0; v < V; ++v) multiply_add<kFirst, (R >= 4)>(acc[r][v], x, w[v]);
+    for (int v = 0; v < V; ++v)
+      acc[r][v] = kFirst ? _mm256_mul_ps(x, w[v]) : _mm256_fmadd_ps(x, w[v], acc[r][v]);
   }
 }
 
@@ -121,61 +109,38 @@ template <Kind K, int R, int P>
   }
 }
 
-/// A chain of 0 < `steps` ≤ kChain; row(r, its sums) for each row. A whole chain of float32 in a tall tile
-/// meets row() with its last step, row by row: all additions and stores at once leave the multipliers idle.
-template <Kind K, int R, int P, typename Row>
+/// A chain; take(r, v, eight columns of its sums). With one array of sums for all chains GCC would keep some
+/// of them in memory, which costs 10 %.
+template <Kind K, int R, int P, typename Take>
 [[gnu::always_inline]] inline void chain(int64_t steps, const float* a, const std::byte* w,
-                                         int64_t panel_stride, const Row& row) {
+                                         int64_t panel_stride, const Take& take) {
   __m256 acc[R][2 * P];
-  if constexpr (R >= 4 && kStepBytes<K> == 64) {
-    static_assert(kChain<K> % 4 == 0 && kChain<K> >= 8);
-    if (steps == kChain<K>) {
-      multiply_four<K, true, R, P>(acc, a, w, 0);
-      for (int64_t left = steps - 8; left > 0; left -= 4)
-        multiply_four<K, false, R, P>(acc, a += 4, w += 4 * 64, 0);
-      multiply_single<K, false, 0, R, P>(acc, a += 4, w += 4 * 64, 0);
-      multiply_single<K, false, 1, R, P>(acc, a, w, 0);
-      multiply_single<K, false, 2, R, P>(acc, a, w, 0);
-      const __m256 w0 = _mm256_castsi256_ps(load(w + 3 * 64)),
-                   w1 = _mm256_castsi256_ps(load(w + 3 * 64 + 32));
-      DUET_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const __m256 x = _mm256_broadcast_ss(a + 3 + r * kRowWords);
-        multiply_add<false>(acc[r][0], x, w0);
-        multiply_add<false>(acc[r][1], x, w1);
-        row(r, acc[r]);
-      }
-      return;
-    }
-  }
   multiply<K, R, P>(acc, static_cast<int>(steps), a, w, panel_stride);
   DUET_UNROLL
-  for (int r = 0; r < R; ++r) row(r, acc[r]);
+  for (int r = 0; r < R; ++r) {
+    DUET_UNROLL
+    for (int v = 0; v < 2 * P; ++v) take(r, v, acc[r][v]);
+  }
 }
 
-/// The sum of all steps, chain by chain; finish(r, v, eight columns of it).
+/// All steps, chain by chain; finish(r, v, eight columns of the sum). The last chain goes on from its
+/// registers.
 template <Kind K, int R, int P, typename Finish>
 [[gnu::always_inline]] inline void sum_chains(int64_t steps, const float* a, const std::byte* w,
                                               int64_t panel_stride, const Finish& finish) {
   alignas(64) float sum[R * P * 16];
   int64_t s = 0;
-  const auto so_far = [&](int r, int v) {
-    return s == 0 ? _mm256_setzero_ps() : _mm256_load_ps(sum + (r * 2 * P + v) * 8);
+  const auto add = [&](int r, int v, __m256 to) {
+    return _mm256_add_ps(s == 0 ? _mm256_setzero_ps() : _mm256_load_ps(sum + (r * 2 * P + v) * 8), to);
   };
   for (; s + kChain<K> < steps; s += kChain<K>) {
-    chain<K, R, P>(kChain<K>, a + s, w + s * kStepBytes<K>, panel_stride,
-                   [&](int r, const __m256(&acc)[2 * P]) {
-                     DUET_UNROLL
-                     for (int v = 0; v < 2 * P; ++v)
-                       _mm256_store_ps(sum + (r * 2 * P + v) * 8, _mm256_add_ps(so_far(r, v), acc[v]));
-                   });
+    chain<K, R, P>(kChain<K>, a + s, w + s * kStepBytes<K>, panel_stride, [&](int r, int v, __m256 acc) {
+      _mm256_store_ps(sum + (r * 2 * P + v) * 8, add(r, v, acc));
+    });
     DUET_KEEP_IN_MEMORY(sum);
   }
   chain<K, R, P>(steps - s, a + s, w + s * kStepBytes<K>, panel_stride,
-                 [&](int r, const __m256(&acc)[2 * P]) {
-                   DUET_UNROLL
-                   for (int v = 0; v < 2 * P; ++v) finish(r, v, _mm256_add_ps(so_far(r, v), acc[v]));
-                 });
+                 [&](int r, int v, __m256 acc) { finish(r, v, add(r, v, acc)); });
 }
 
 template <Kind K, int R, int P>

@@ -116,23 +116,6 @@ DUET_LANE Lanes fused(const Lanes& a, const Lanes& b, const Lanes& c) {
   return r;
 }
 
-/// sum = a · b (kFirst), or fused(a, b, sum), one after the other as written, for tiles that need all of
-/// AVX2's registers (see gemm_avx2.cc).
-template <bool kFirst>
-DUET_LANE void fuse_in_order(const Lanes& a, const Lanes& b, Lanes& sum) {
-#if defined(__FMA__) && !defined(__AVX512F__)
-  for (int p = 0; p < kParts; ++p) {
-    if constexpr (kFirst) {
-      asm volatile("vmulps %2, %1, %0" : "=x"(sum.part[p]) : "x"(a.part[p]), "x"(b.part[p]));
-    } else {
-      asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum.part[p]) : "x"(a.part[p]), "x"(b.part[p]));
-    }
-  }
-#else
-  sum = kFirst ? a * b : fused(a, b, sum);
-#endif
-}
-
 /// The larger per lane; a NaN in `b` is passed over.
 DUET_LANE Lanes larger(const Lanes& a, const Lanes& b) {
   Lanes r;

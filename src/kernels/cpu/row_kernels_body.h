@@ -173,11 +173,7 @@ DUET_LANE void multiply_step(Lanes (&acc)[R], const float* const (&rows)[(R + 2)
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const Lanes x = splat(rows[r / 3][r % 3 * a_stride + u]);
-    if constexpr (R >= 5) {
-      fuse_in_order<kFirst>(x, weights, acc[r]);
-    } else {
-      acc[r] = kFirst ? x * weights : fused(x, weights, acc[r]);
-    }
+    acc[r] = kFirst ? x * weights : fused(x, weights, acc[r]);
   }
 }
 
