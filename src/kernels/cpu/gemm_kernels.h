@@ -126,7 +126,7 @@ struct Int8Kernels {
                const std::byte* next) = nullptr;
   int tall_panels = 2, tall_rows = 0;
   /// A row: bytes of a value up to the scale, and behind the 64 bytes of the scale, where int8_kernels_avx2
-  /// has the values once more, as int16.
+  /// has the values once more, as int16 in the order 0 2 1 3 of each four.
   int value_bytes = 1, value_bytes_behind = 0;
 };
 /// Int8Kernels::tile of AVX2 for 4 to 6 rows.
@@ -148,7 +148,7 @@ const Int8Kernels* int8_kernels_portable();
 const Int8Kernels* int8_kernels_avx2();
 /// Inputs::kInt16 in one row of int16.
 const Int8Kernels* int16_kernels_avx2();
-/// Its quantise_row: int16, zeros up to a multiple of 64, then the scale. Not in place of `in`.
+/// Its quantise_row: int16 in that order, zeros up to a multiple of 64, then the scale. Not in place of `in`.
 void round_to_16_bits_avx2(const float* in, int64_t count, std::byte* out);
 const Int8Kernels* int8_kernels_avx512();
 const WeightOnlyKernels* weight_only_amx();
